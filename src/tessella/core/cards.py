@@ -1,0 +1,77 @@
+"""Cards: what a method says about itself. Lists, docs, tests and benchmarks are made from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .budget import ROUNDINGS, SCOPES, Rounding, Scope
+from .errors import MethodError
+from .layout import UNITS, Unit
+
+Stage = Literal["input", "encoder", "connector", "prefill", "decode"]
+STAGES: tuple[Stage, ...] = ("input", "encoder", "connector", "prefill", "decode")
+Positions = Literal["original", "compact"]
+POSITIONS: tuple[Positions, ...] = ("original", "compact")
+
+NEEDS = {
+    "features": "encoder features before the connector",
+    "class_token": "a class token in the vision encoder, its attention row or its features",
+    "attention_received": "attention that each patch receives in an encoder layer",
+    "encoder_keys": "key vectors of an encoder layer",
+    "grid": "the whole grid of each image",
+    "connector": "the connector as a function",
+    "decoder_rows": "attention rows of chosen queries in a decoder layer",
+    "projection": "queries and keys of a decoder layer before it runs",
+    "text": "embeddings of the prompt's text",
+    "pixels": "the pixels of each image",
+}
+
+
+@dataclass(frozen=True)
+class Card:
+    """Facts about a method; the contract suite checks the method by its own card.
+
+    `count`: kept tokens are `exact`ly, `at_most` or `adaptive`ly what was asked. `min_keep`: 0 only where everything
+    is removed by design. `takes_keep`: False where a keep makes no sense. `unit`: the groups among which tokens compete
+    unless the scope is wider. `example`: a pipeline text for methods that wrap another.
+    """
+
+    title: str
+    stages: tuple[Stage, ...]
+    paper: str | None = None
+    year: int | None = None
+    training_free: bool = True
+    baseline: bool = False
+    needs: tuple[str, ...] = ()
+    count: Literal["exact", "at_most", "adaptive"] = "exact"
+    count_reason: str = ""
+    min_keep: int = 1
+    takes_keep: bool = True
+    rounding: Rounding = "nearest"
+    rounding_source: str = ""
+    cost: Literal["light", "heavy"] = "light"
+    prompt_dependent: bool = False
+    positions: Positions = "compact"
+    scope: Scope = "image"
+    unit: Unit = "tile"
+    example: str | None = None
+    nearest: str | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("stages", self.stages, STAGES)
+        _one_of("needs", self.needs, tuple(NEEDS))
+        _one_of("scope", (self.scope,), SCOPES)
+        _one_of("unit", (self.unit,), UNITS)
+        _one_of("positions", (self.positions,), POSITIONS)
+        _one_of("rounding", (self.rounding,), ROUNDINGS)
+        if self.count != "exact" and not self.count_reason:
+            raise MethodError(f"card {self.title!r}: count={self.count!r} needs a count_reason from the specification.")
+        if self.rounding != "nearest" and not self.rounding_source:
+            raise MethodError(f"card {self.title!r}: rounding={self.rounding!r} needs a rounding_source.")
+
+
+def _one_of(name: str, given: tuple[str, ...], allowed: tuple[str, ...]) -> None:
+    wrong = [g for g in given if g not in allowed]
+    if wrong:
+        raise MethodError(f"card field {name}: {wrong[0]!r} is not allowed; allowed: {', '.join(allowed)}.")

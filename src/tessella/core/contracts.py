@@ -1,0 +1,252 @@
+"""The contracts of a method, chosen by what it returns: a score, picks, merged tokens, a schedule, new inputs.
+
+A method is a frozen dataclass. Its fields are its hyper-parameters, its `card` says what it is, and one overridden
+function does the work. Whatever changes while it runs lives in the view.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Final
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from .budget import Budget, Counts
+from .cards import Card, Stage
+from .errors import MethodError, UnsupportedError
+from .model_info import ModelInfo, PaperLayer, fit_layers
+from .reduction import Reduction
+from .view import Captures, Point, View
+
+Reduce = Callable[[View, Counts], Reduction]
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One cut: at which stage and layer, how many tokens, and by which function.
+
+    `at_layer` is the first decoder layer that sees the shorter sequence (0 at the connector). `budget` is None where
+    the method takes no keep.
+    """
+
+    method: Method
+    stage: Stage
+    at_layer: int
+    budget: Budget | None
+    reduce: Reduce
+    captures: Captures
+    observes: tuple[Point, ...] = ()
+
+
+class Method(ABC):
+    """Base of all methods. Subclasses are frozen dataclasses with a class attribute `card`."""
+
+    card: ClassVar[Card]
+    id: ClassVar[str] = ""  # the file name, set by @register
+
+    def fit(self, info: ModelInfo) -> Method:
+        """This method with its layers fitted to a model; the same object if nothing changes.
+
+        Raises UnsupportedError if a layer that the user named is not in the model.
+        """
+        layers, parts = {}, {}
+        changes: dict[str, Any] = {}
+        for f in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, f.name)
+            if isinstance(value, Method):
+                changes[f.name] = value.fit(info)
+            elif isinstance(f.default, PaperLayer) and value is not None:
+                layers[f.name], parts[f.name] = value, f.default.part
+        try:
+            changes |= fit_layers(layers, parts, info)
+        except UnsupportedError as error:
+            raise UnsupportedError(f"{self.id}: {error}") from None
+        same = all(getattr(self, n) == v and type(getattr(self, n)) is type(v) for n, v in changes.items())
+        return self if same else dataclasses.replace(self, **changes)  # type: ignore[type-var]
+
+    def steps(self, info: ModelInfo, budget: Budget | None) -> tuple[Step, ...]:
+        """The cuts of this (fitted) method; one by default, at `at_layer` if it has that field and acts in the model."""
+        at_layer = getattr(self, "at_layer", None) or 0
+        stages = [s for s in self.card.stages if (s == "prefill") == (at_layer > 0)]
+        if not stages:
+            where = f"in front of decoder layer {at_layer}"
+            raise UnsupportedError(f"{self.id} cannot act {where}; it acts at: {', '.join(self.card.stages)}.")
+        return (Step(self, stages[0], at_layer, budget, self.reduce, self.captures(info), self.observes(info)),)
+
+    def captures(self, info: ModelInfo) -> Captures:
+        """What the engine must record so that the view can answer this method."""
+        return Captures()
+
+    def observes(self, info: ModelInfo) -> tuple[Point, ...]:
+        """Places at which `observe` is called while the prompt is read."""
+        return ()
+
+    def observe(self, view: View, output: Float[Tensor, "B V C"], point: Point) -> None:
+        """Fold the output at a point (visual tokens only) into `view.state`, which is cut at every reduction."""
+        raise MethodError(f"{self.id} declares points to observe but does not define observe().")
+
+    @abstractmethod
+    def reduce(self, view: View, counts: Counts) -> Reduction:
+        """Decide which tokens stay."""
+
+    def __repr__(self) -> str:
+        shown = [f"{n}={v!r}" for n, v in self.settings().items()]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def settings(self) -> dict[str, Any]:
+        """Fields that differ from their defaults."""
+        out = {}
+        for f in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, f.name)
+            same_type = not isinstance(f.default, PaperLayer) or isinstance(value, PaperLayer)
+            if value != f.default or not same_type:
+                out[f.name] = int(value) if isinstance(value, PaperLayer) else value
+        return out
+
+
+class Scorer(Method):
+    """A method that scores tokens; the base keeps the highest, earlier tokens first among equals."""
+
+    @abstractmethod
+    def score(self, view: View) -> Float[Tensor, "B V"]:
+        """A score per token, higher is kept."""
+
+    def protect(self, view: View) -> Bool[Tensor, "B V"] | None:
+        """Tokens that stay whatever their score (at most as many as are kept), or None."""
+        return None
+
+    def reduce(self, view: View, counts: Counts) -> Reduction:
+        with view.clock("score"):
+            scores = self.score(view)
+        check_shape(self.id, "score", scores, view.mask)
+        with view.clock("select"):
+            keep = keep_highest(scores, counts, mask=view.mask, protected=self.protect(view))
+        return Reduction(keep=keep, num_kept=counts.num_keep)
+
+
+class Selector(Method):
+    """A method that picks tokens one set at a time; the base makes the mask."""
+
+    @abstractmethod
+    def select(self, view: View, counts: Counts) -> Int[Tensor, "B K"]:
+        """Indices of kept tokens in the order taken, padded with -1."""
+
+    def reduce(self, view: View, counts: Counts) -> Reduction:
+        with view.clock("select"):
+            picks = self.select(view, counts)
+        exact = self.card.count == "exact"
+        return Reduction(keep=mask_of(picks, view.mask.shape[1]), num_kept=counts.num_keep if exact else None)
+
+
+class Merger(Method):
+    """A method that answers with new tokens, merged from several."""
+
+    @abstractmethod
+    def merge(self, view: View, counts: Counts) -> Reduction:
+        """Kept slots and their new embeddings."""
+
+    def reduce(self, view: View, counts: Counts) -> Reduction:
+        with view.clock("select"):
+            return self.merge(view, counts)
+
+
+class Corrector(Scorer):
+    """A wrapper that corrects the scores of another scorer, held in the field `scorer`."""
+
+    scorer: Scorer
+
+    @abstractmethod
+    def correct(self, scores: Float[Tensor, "B V"], view: View) -> Float[Tensor, "B V"]:
+        """Corrected scores."""
+
+    def score(self, view: View) -> Float[Tensor, "B V"]:
+        return self.correct(self.scorer.score(view), view)
+
+    def protect(self, view: View) -> Bool[Tensor, "B V"] | None:
+        return self.scorer.protect(view)
+
+    def captures(self, info: ModelInfo) -> Captures:
+        return self.scorer.captures(info)
+
+    def steps(self, info: ModelInfo, budget: Budget | None) -> tuple[Step, ...]:
+        return tuple(dataclasses.replace(s, method=self, reduce=self.reduce) for s in self.scorer.steps(info, budget))
+
+
+class Schedule(Method):
+    """A wrapper that applies another method, held in the field `method`, at several layers."""
+
+    method: Method
+
+    @abstractmethod
+    def plan(self, info: ModelInfo, budget: Budget) -> tuple[tuple[int, Budget], ...]:
+        """(layer, budget) of each cut, layers ascending; the last budget is what is left at the end."""
+
+    def steps(self, info: ModelInfo, budget: Budget | None) -> tuple[Step, ...]:
+        if budget is None:
+            raise MethodError(f"{self.id} needs a keep: how many visual tokens are left after its last cut.")
+        out: list[Step] = []
+        for layer, part in self.plan(info, budget):
+            out += dataclasses.replace(self.method, at_layer=layer).steps(info, part)  # type: ignore[type-var]
+        return tuple(out)
+
+    def reduce(self, view: View, counts: Counts) -> Reduction:
+        return self.method.reduce(view, counts)
+
+
+class Rewriter(Method):
+    """A method that changes the inputs: other pictures, another resolution, other placeholders."""
+
+    @abstractmethod
+    def rewrite(self, inputs: Mapping[str, Any], budget: Budget | None, encode: Callable[..., Any]) -> dict[str, Any]:
+        """New keyword arguments for `generate` or `forward`; `encode(pixel_values)` runs the vision encoder."""
+
+    def reduce(self, view: View, counts: Counts) -> Reduction:
+        raise MethodError(f"{self.id} rewrites inputs; it does not cut tokens.")
+
+    def steps(self, info: ModelInfo, budget: Budget | None) -> tuple[Step, ...]:
+        return (Step(self, "input", 0, budget, self.reduce, Captures()),)
+
+
+CONTRACTS: Final = (Scorer, Selector, Merger, Corrector, Schedule, Rewriter)
+
+
+def keep_highest(
+    scores: Float[Tensor, "B V"],
+    counts: Counts,
+    *,
+    mask: Bool[Tensor, "B V"],
+    protected: Bool[Tensor, "B V"] | None = None,
+) -> Bool[Tensor, "B V"]:
+    """Mask of the `counts.num_keep[b]` highest scores of each item; protected tokens first, then earlier ones at ties.
+
+    >>> counts = Counts((2,), (4,))
+    >>> keep_highest(torch.tensor([[1.0, 3.0, 3.0, 3.0]]), counts, mask=torch.ones(1, 4, dtype=torch.bool))
+    tensor([[False,  True,  True, False]])
+    """
+    order = torch.sort(scores.float(), dim=1, descending=True, stable=True).indices
+    rank = mask.long() if protected is None else mask.long() + (mask & protected).long()
+    order = order.gather(1, torch.sort(rank.gather(1, order), dim=1, descending=True, stable=True).indices)
+    num_keep = torch.tensor(counts.num_keep, device=scores.device)
+    taken = torch.arange(scores.shape[1], device=scores.device) < num_keep[:, None]
+    return torch.zeros_like(mask).scatter(1, order, taken)
+
+
+def mask_of(picks: Int[Tensor, "B K"], num_tokens: int) -> Bool[Tensor, "B V"]:
+    """Mask of picked indices; -1 is padding.
+
+    >>> mask_of(torch.tensor([[2, 0, -1]]), 4)
+    tensor([[ True, False,  True, False]])
+    """
+    mask = torch.zeros(len(picks), num_tokens + 1, dtype=torch.bool, device=picks.device)
+    index = torch.where(picks >= 0, picks, num_tokens)
+    return mask.scatter(1, index, True)[:, :num_tokens]
+
+
+def check_shape(method: str, what: str, given: Tensor, like: Tensor) -> None:
+    """Raise MethodError unless a method's answer has one value per token."""
+    if given.shape != like.shape:
+        raise MethodError(f"{method}: {what} must be [B, V] = {tuple(like.shape)}; got {tuple(given.shape)}.")

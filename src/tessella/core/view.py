@@ -1,0 +1,124 @@
+"""All that a method may look at. A view computes what it is asked for, when it is asked."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from .layout import Layout
+from .model_info import ModelInfo
+from .reduction import VisualTokens
+
+Queries = Literal["last", "text"]
+Softmax = Literal["all", "visual"]
+
+
+@dataclass(frozen=True)
+class Captures:
+    """Layers that a method will ask about; the engine records these and no others.
+
+    `encoder` and `decoder`: layers whose queries and keys are read. `class_features`: the class token at the feature
+    layer. `encoder_hidden`: encoder layers whose outputs are read.
+    """
+
+    encoder: tuple[int, ...] = ()
+    decoder: tuple[int, ...] = ()
+    encoder_hidden: tuple[int, ...] = ()
+    class_features: bool = False
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place in the decoder at which `Method.observe` is called: the output of a module inside a layer."""
+
+    layer: int
+    module: str = ""
+
+
+class View(ABC):
+    """What a method sees of B items (the units of its scope) with up to V visual tokens each.
+
+    Items are padded at the end; `mask [B, V]` is True where a token is real. Scores of padded tokens are ignored.
+    """
+
+    tokens: VisualTokens
+    info: ModelInfo
+    state: dict[str, Any]
+
+    @property
+    def layout(self) -> Layout:
+        return self.tokens.layout
+
+    @property
+    def mask(self) -> Bool[Tensor, "B V"]:
+        return self.tokens.mask
+
+    @property
+    def device(self) -> torch.device:
+        return self.tokens.embeddings.device
+
+    @abstractmethod
+    def features(self) -> Float[Tensor, "B V Ce"]:
+        """Encoder features of the tokens, before the connector."""
+
+    @abstractmethod
+    def class_features(self) -> Float[Tensor, "B Ce"]:
+        """The class token at the feature layer."""
+
+    @abstractmethod
+    def class_attention(self, layer: int) -> Float[Tensor, "B H V"]:
+        """Softmaxed attention of the class token to each patch; the softmax includes the class token itself."""
+
+    @abstractmethod
+    def attention_received(self, layer: int) -> Float[Tensor, "B V"]:
+        """Attention that each patch receives in an encoder layer, mean over heads and over all queries."""
+
+    @abstractmethod
+    def encoder_keys(self, layer: int) -> Float[Tensor, "B H V D"]:
+        """Key vectors of the patches in an encoder layer, bias included, before scaling."""
+
+    @abstractmethod
+    def encoder_hidden(self, layer: int) -> Float[Tensor, "B V Ce"]:
+        """Output of an encoder layer for each patch."""
+
+    @abstractmethod
+    def connector(self, features: Float[Tensor, "B K Ce"]) -> Float[Tensor, "B K C"]:
+        """Features taken through the model's connector."""
+
+    @abstractmethod
+    def attention_rows(
+        self, layer: int, queries: Queries = "last", softmax: Softmax = "all"
+    ) -> Float[Tensor, "B H Q V"]:
+        """Attention from chosen queries to each visual token in decoder layer `layer`, in float32.
+
+        `softmax="all"` normalises over every key that the query may see; "visual" over the item's visual tokens only.
+        Rows of padded text queries are zero.
+        """
+
+    @abstractmethod
+    def project(self, layer: int, rotate: bool) -> tuple[Float[Tensor, "B H S D"], Float[Tensor, "B G S D"]]:
+        """Queries and keys of decoder layer `layer` for the whole current sequence, before that layer runs."""
+
+    @abstractmethod
+    def text_embeddings(self) -> tuple[Float[Tensor, "B T C"], Bool[Tensor, "B T"]]:
+        """Embeddings of the prompt's text tokens and their mask."""
+
+    @abstractmethod
+    def pixels(self) -> Float[Tensor, "B c h w"]:
+        """Pixels of each item's image, as the encoder got them."""
+
+    @abstractmethod
+    def uniforms(self, seed: int) -> Float[Tensor, "B V"]:
+        """Uniform draws in [0, 1) that depend on the seed, the sample and the item only, not on batch or device."""
+
+    @contextmanager
+    def clock(self, part: str) -> Iterator[None]:
+        """Time a part of the method's work (`score`, `select`) for the report."""
+        yield

@@ -1,0 +1,1 @@
+"""Visual-token reduction: one method a file."""
