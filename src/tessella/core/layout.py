@@ -78,8 +78,8 @@ class Layout:
             if len(blocks) != 1 or blocks[0].newlines or blocks[0].num_tokens != count:
                 whole = sum(b.num_tokens for b in blocks)
                 raise LayoutError(
-                    f"a whole grid is needed; item {index} has {count} tokens of {len(blocks)} grid(s) with {whole} places. "
-                    "Put the grid method first in the pipeline, or give it scope 'tile'."
+                    f"a whole grid is needed; item {index} has {count} tokens of {len(blocks)} grid(s) with {whole} "
+                    "places. Put the grid method first in the pipeline, or give it scope 'tile'."
                 )
             out.append((blocks[0].rows, blocks[0].columns))
         return tuple(out)

@@ -69,7 +69,8 @@ class Pipeline:
             )
         if len(takers) > 1:
             raise BudgetError(
-                f"keep={keep!r} does not say how to share it among {len(takers)} methods of '{self}'; write 'a:0.5 | b:64'."
+                f"keep={keep!r} does not say how to share it among {len(takers)} methods of '{self}'; "
+                "write 'a:0.5 | b:64'."
             )
         budget = Budget(keep, scope)
         return Pipeline(tuple(dataclasses.replace(p, budget=budget) if p is takers[0] else p for p in self.parts))
