@@ -47,10 +47,14 @@ class Budget:
 
 @dataclass(frozen=True)
 class Counts:
-    """A budget resolved for the items a method decides on: `num_keep[u]` of `num_tokens[u]` tokens of item u."""
+    """A budget resolved for the items a method decides on: `num_keep[u]` of `num_tokens[u]` tokens of item u.
+
+    `asked` is False where the user gave no keep, so that an adaptive method is free in its number.
+    """
 
     num_keep: tuple[int, ...]
     num_tokens: tuple[int, ...]
+    asked: bool = True
 
     @property
     def most(self) -> int:

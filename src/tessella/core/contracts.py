@@ -69,7 +69,7 @@ class Method(ABC):
         return self if same else dataclasses.replace(self, **changes)  # type: ignore[type-var]
 
     def steps(self, info: ModelInfo, budget: Budget | None) -> tuple[Step, ...]:
-        """The cuts of this (fitted) method; by default one, at the layer in its field `at_layer` or at the connector."""
+        """The cuts of this (fitted) method; by default one, at its field `at_layer` or at the connector."""
         at_layer = getattr(self, "at_layer", None) or 0
         stages = [s for s in self.card.stages if (s == "prefill") == (at_layer > 0)]
         if not stages:

@@ -122,13 +122,13 @@ class Layout:
             if f.name not in ("num_tokens", "blocks")
         }
         counts = tuple(int(c) for c in (index >= 0).sum(dim=1))
-        present = [set(zip(*(picked[n][u, : counts[u]].tolist() for n in ("image", "tile", "frame")), strict=True))
-                   for u in range(len(rows))]  # fmt: skip
-        blocks = tuple(
-            tuple(b for b in self.blocks[r] if (b.image, b.tile, b.frame) in here)
-            for r, here in zip(source_row, present, strict=True)
-        )
+        blocks = tuple(self._blocks_of(r, picked, u, counts[u]) for u, r in enumerate(source_row))
         return Layout(num_tokens=counts, blocks=blocks, **picked)
+
+    def _blocks_of(self, row: int, picked: dict[str, Tensor], u: int, count: int) -> tuple[Block, ...]:
+        key = torch.stack([picked[name][u, :count] for name in ("image", "tile", "frame")], dim=1)
+        present = {tuple(k) for k in torch.unique(key, dim=0).tolist()}
+        return tuple(b for b in self.blocks[row] if (b.image, b.tile, b.frame) in present)
 
     def split(self, unit: Unit) -> Units:
         """Group the tokens by prompt, image, tile or frame."""

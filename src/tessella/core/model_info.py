@@ -52,7 +52,8 @@ def fit_layers(layers: Mapping[str, int], part: Mapping[str, Part], info: ModelI
     """Layers by field name, fitted to the model.
 
     Paper layers that all lie inside the model stand; otherwise all of that part scale to
-    `max(1, round(layer * L / P))`, made strictly increasing. A layer that the user named must lie inside. Raises UnsupportedError if one does not.
+    `max(1, round(layer * L / P))`, made strictly increasing. A layer that the user named must lie inside.
+    Raises UnsupportedError if one does not.
     """
     out = {name: int(layer) for name, layer in layers.items()}
     for which in ("encoder", "decoder"):
