@@ -1,0 +1,281 @@
+"""Train the embedded model: `python -m tessella.mini.train`. Interrupt it at will, start it again, it goes on.
+
+Three stages: `look` teaches the encoder alone what each patch shows; `talk` trains everything on packed questions, with
+the labels of the first stage as auxiliary losses; `size` does the same while half of the pictures are made smaller and
+the learning rate falls to zero. No visual token is ever dropped: the model has not seen what reductions do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+from tessella.mini import path
+from tessella.mini.evaluate import measure
+from tessella.mini.forward import decode, encode, run_decoder_layer, run_last_layer
+from tessella.mini.lessons import GRID, NUM_SLOTS, NUM_TAGS, NUM_THINGS, PREFIX, Batch, draw_batch
+from tessella.mini.model import IMAGE_MEAN, IMAGE_STD, build_model, build_processor, save
+from tessella.mini.world import COLOURS, PATCH
+
+LOOK_WEIGHTS = {"reading": 3.0, "digit": 1.5, "count": 2.0, "relation": 1.0, "existence": 1.5, "colour": 1.0}
+GROUND_WEIGHT = 0.25  # of patches without an object in the dense losses
+AUXILIARY_WEIGHT = 0.2
+CHECKPOINT_S = 180.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    name: str
+    steps: int
+    batch: int
+    warmup: int
+    last: float  # share of the steps over which the learning rate falls
+    floor: float  # share of the learning rate that is left at the end
+
+
+class Heads(nn.Module):
+    """Linear readers of the encoder, used in training only."""
+
+    sizes = (NUM_THINGS, 1 + len(COLOURS), NUM_SLOTS, GRID, GRID, 1)
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.dense = nn.Linear(width, sum(self.sizes))
+        self.tags = nn.Linear(width, NUM_TAGS)
+        self.pooled_tags = nn.Linear(width, NUM_TAGS)
+
+    def losses(self, hidden: Tensor, pooled: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """One loss a label; `hidden` [B, 197, C] starts with the class token."""
+        normed = self.norm(hidden)
+        things, colours, slots, rows, columns, centres = self.dense(normed[:, 1:]).float().split(self.sizes, dim=-1)
+        weight = torch.where(batch["things"] > 0, 1.0, GROUND_WEIGHT)
+        weight = weight / weight.sum()
+
+        def dense(logits: Tensor, target: Tensor) -> Tensor:
+            return (F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none") * weight.flatten()).sum()
+
+        index = torch.arange(GRID).repeat(len(hidden), GRID)
+        spread = torch.arange(GRID).repeat_interleave(GRID).repeat(len(hidden), 1)
+        tags = self.tags(normed[:, 0]).float(), self.pooled_tags(pooled).float()
+        return {
+            "thing": dense(things, batch["things"]),
+            "colour": 0.5 * dense(colours, batch["colours"]),
+            "slot": 0.5 * dense(slots, batch["slots"]),
+            "place": 0.2 * (dense(rows, spread) + dense(columns, index)),
+            "centre": 2 * F.binary_cross_entropy_with_logits(centres[..., 0], batch["centres"]),
+            "tag": 4 * sum(F.binary_cross_entropy_with_logits(logits, batch["tags"]) for logits in tags),
+        }
+
+
+class Trainer:
+    """The model, its optimisers and the clock of steps; everything that a checkpoint holds."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.processor: LlavaProcessor = build_processor()
+        self.model: LlavaForConditionalGeneration = build_model(self.processor, options.seed)
+        self.heads = Heads(self.model.config.vision_config.hidden_size)
+        self.stages = (
+            Stage("look", options.look, 48, 60, 0.25, 0.3),
+            Stage("talk", options.talk, 32, 100, 0.0, 1.0),
+            Stage("size", options.size, 32, 1, 1.0, 0.01),
+        )
+        self.optimizers = self._build_optimizers()
+        self.layers = torch.compile(run_decoder_layer, dynamic=False), torch.compile(run_last_layer, dynamic=False)
+        self.step, self.seconds = 0, 0.0
+
+    def _build_optimizers(self) -> list[torch.optim.Optimizer]:
+        matrices, others = [], []
+        for name, weight in self.model.named_parameters():
+            matrix = weight.ndim == 2 and ("layers" in name or "projector" in name)
+            (matrices if matrix and self.options.optimizer == "muon" else others).append(weight)
+        others += list(self.heads.parameters())
+        lr = self.options.lr
+        result: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)]
+        if matrices:
+            result.append(torch.optim.Muon(matrices, lr=lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"))
+        return result
+
+    def find_stage(self) -> tuple[Stage, int] | None:
+        """The stage of the current step and the step within it; None at the end."""
+        start = 0
+        for stage in self.stages:
+            if self.step < start + stage.steps:
+                return stage, self.step - start
+            start += stage.steps
+        return None
+
+    def set_rate(self, stage: Stage, step: int) -> float:
+        """Warm up, stay, fall linearly over the last part of the stage."""
+        factor = min(1.0, (step + 1) / stage.warmup)
+        left = (stage.steps - step) / max(1.0, stage.steps * stage.last)
+        factor *= stage.floor + (1 - stage.floor) * min(1.0, left)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = factor * self.options.lr
+        return factor * self.options.lr
+
+    def losses(self, stage: Stage, batch: Batch) -> dict[str, Tensor]:
+        tensors = {name: torch.from_numpy(value) for name, value in vars(batch).items()}
+        pixels = tensors["pixels"].permute(0, 3, 1, 2).float().contiguous(memory_format=torch.channels_last) / 255
+        chance = random.Random(f"{self.options.seed}/size/{self.step}")
+        small = stage.name == "size" and chance.random() < 0.5
+        if small:
+            pixels = shrink(pixels, chance)
+        pixels = (pixels - torch.tensor(IMAGE_MEAN)[:, None, None]) / torch.tensor(IMAGE_STD)[:, None, None]
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden, pooled = encode(self.model, pixels, interpolate=small)
+            result = {} if small else self.heads.losses(hidden, pooled, tensors)
+            if stage.name != "look":
+                result = {name: AUXILIARY_WEIGHT * loss for name, loss in result.items()}
+                result["answer"] = self.answer_loss(hidden[:, 1:], tensors, small)
+        return result
+
+    def answer_loss(self, features: Tensor, batch: dict[str, Tensor], small: bool) -> Tensor:
+        cut = PREFIX - 2 - features.shape[1]  # placeholders that a smaller picture does not have
+        ids, segments = batch["input_ids"][:, cut:], batch["segments"][:, cut:]
+        positions = torch.cat((batch["positions"][:, : PREFIX - cut], batch["positions"][:, PREFIX:] - cut), dim=1)
+        layers = (run_decoder_layer, run_last_layer) if small else self.layers
+        hidden = decode(self.model, features, ids, positions, segments, layers)
+        labels = batch["labels"][:, PREFIX:]
+        asked = labels >= 0
+        logits = hidden[asked] @ self.model.model.language_model.embed_tokens.weight.T.to(hidden.dtype)
+        return F.cross_entropy(logits.float(), labels[asked])
+
+    def update(self, stage: Stage, batch: Batch) -> dict[str, float]:
+        """One step; returns the losses."""
+        losses = self.losses(stage, batch)
+        sum(losses.values()).backward()
+        weights = [*self.model.parameters(), *self.heads.parameters()]
+        losses["norm"] = nn.utils.clip_grad_norm_([w for w in weights if w.grad is not None], 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return {name: round(float(value), 4) for name, value in losses.items()}
+
+    def save_checkpoint(self, file: Path) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "heads": self.heads.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "rng": torch.get_rng_state(),
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        torch.save(state, file.with_suffix(".part"))
+        os.replace(file.with_suffix(".part"), file)
+
+    def load_checkpoint(self, file: Path) -> None:
+        state = torch.load(file, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.heads.load_state_dict(state["heads"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        torch.set_rng_state(state["rng"])
+        self.step, self.seconds = state["step"], state["seconds"]
+
+    def check_quickly(self, per_type: int) -> dict[str, float]:
+        """Held-out accuracies of a few questions a type, on other pictures than `evaluate` uses."""
+        self.model.eval()
+        with torch.autocast("cpu", torch.bfloat16):
+            table = measure(self.model, self.processor, per_type, first=10**9)
+        self.model.train()
+        return {kind: round(row["accuracy"], 3) for kind, row in table.items()}
+
+
+def shrink(pixels: Tensor, chance: random.Random) -> Tensor:
+    """Pictures of 24 to 112 pixels a side, width and height apart, one size for the whole batch."""
+    sides = [PATCH * chance.randint(3, GRID) for _ in range(2)]
+    mode = chance.choice(("bicubic", "bilinear", "area"))
+    if mode == "area":
+        return F.interpolate(pixels, size=sides, mode="area")
+    return F.interpolate(pixels, size=sides, mode=mode, antialias=True).clamp(0, 1)
+
+
+def produce(queue: Any, options: argparse.Namespace, bounds: list[tuple[str, int, int]], first: int) -> None:
+    """Draw the batches of all steps from `first` on, in a process of their own."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    tokenizer = build_processor().tokenizer
+    start = 0
+    for name, steps, size in bounds:
+        for step in range(max(first - start, 0), steps):
+            weights = LOOK_WEIGHTS if name == "look" else None
+            queue.put(draw_batch(tokenizer, f"{options.seed}/{name}/{step}", size, weights))
+        start += steps
+
+
+def train(options: argparse.Namespace) -> None:
+    """Run all stages from the last checkpoint on; write the log, the checkpoints and at the end the weights."""
+    options.run.mkdir(parents=True, exist_ok=True)
+    checkpoint, log = options.run / "checkpoint.pt", options.run / "log.jsonl"
+    trainer = Trainer(options)
+    if checkpoint.exists():
+        trainer.load_checkpoint(checkpoint)
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue(maxsize=8)
+    bounds = [(stage.name, stage.steps, stage.batch) for stage in trainer.stages]
+    producer = context.Process(target=produce, args=(queue, options, bounds, trainer.step), daemon=True)
+    producer.start()
+    stop: list[int] = []
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda number, frame: stop.append(number))
+    saved = reported = time.monotonic()
+    pictures = 0
+    while (where := trainer.find_stage()) is not None and not stop:
+        stage, step = where
+        rate = trainer.set_rate(stage, step)
+        losses = trainer.update(stage, queue.get())
+        trainer.step += 1
+        pictures += stage.batch
+        now = time.monotonic()
+        last = step + 1 == stage.steps
+        if trainer.step % options.report == 0 or last:
+            trainer.seconds += now - reported
+            row = {"step": trainer.step, "stage": stage.name, "lr": round(rate, 6), "seconds": round(trainer.seconds)}
+            row |= {"pictures_per_s": round(pictures / (now - reported), 1), **losses}
+            if stage.name != "look" and (step % options.check < options.report or last):
+                row["accuracy"] = trainer.check_quickly(options.quick)
+                save(trainer.model, trainer.processor, options.snapshot)
+            with log.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            reported, pictures = time.monotonic(), 0
+        if now - saved > CHECKPOINT_S or last:
+            trainer.save_checkpoint(checkpoint)
+            saved = now
+    trainer.save_checkpoint(checkpoint)
+    save(trainer.model, trainer.processor, options.snapshot)
+    producer.terminate()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train the embedded model.")
+    parser.add_argument("--look", type=int, default=1500, help="steps of the first stage")
+    parser.add_argument("--talk", type=int, default=4500, help="steps of the second stage")
+    parser.add_argument("--size", type=int, default=1000, help="steps of the last stage")
+    parser.add_argument("--lr", type=float, default=2e-3, help="learning rate")
+    parser.add_argument("--optimizer", choices=("muon", "adamw"), default="muon", help="for the matrices of the layers")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights and of all pictures")
+    parser.add_argument("--report", type=int, default=20, help="steps between two lines of the log")
+    parser.add_argument("--check", type=int, default=400, help="steps between two quick evaluations")
+    parser.add_argument("--quick", type=int, default=60, help="questions a type in a quick evaluation")
+    parser.add_argument("--run", type=Path, default=Path("runs/mini"), help="folder of checkpoints and log")
+    parser.add_argument("--snapshot", type=Path, default=path(), help="folder of the weights")
+    train(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()
