@@ -1,0 +1,384 @@
+"""Draw which visual tokens were kept: one picture, all pictures of a prompt, sheets that compare methods.
+
+Kept patches show the picture as it is. Dropped ones are faded to pale grey, so that they differ in print too. Merged
+ones are half faded, carry a tint and are tied by a thin line to the patch that took them in, which has a dot.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, cast
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from .core.errors import InputError, LayoutError
+from .core.layout import Block
+
+SIZE = 448  # pixels of the longer side of a drawn picture
+MARGIN = 16
+INK, SOFT_INK, PAPER, RULE = (28, 30, 36), (88, 92, 102), (255, 255, 255), (216, 219, 225)
+FADED = (240, 241, 244)  # what dropped patches are faded to
+FADE_DROPPED, FADE_MERGED = 0.82, 0.66  # how far towards it
+TINT = 0.24  # how much of the parent's colour a merged patch takes
+OVERSAMPLE = 2  # lines are drawn this much larger, then shrunk, so that slanted ones are smooth
+TEXT_SIZE, TITLE_SIZE = 15, 19
+
+Colour = tuple[int, int, int]
+Indices = Any  # a tensor, an array or a list of patch indices
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What became of each patch of one grid: `parent[i]` is i if kept, -1 if dropped, else the patch it went into."""
+
+    rows: int
+    columns: int
+    parent: tuple[int, ...]
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        return tuple(i for i, p in enumerate(self.parent) if p == i)
+
+    @property
+    def merged(self) -> tuple[int, ...]:
+        return tuple(i for i, p in enumerate(self.parent) if p not in (i, -1))
+
+    @property
+    def dropped(self) -> tuple[int, ...]:
+        return tuple(i for i, p in enumerate(self.parent) if p == -1)
+
+
+def draw_kept(
+    image: Image.Image,
+    grid: tuple[int, int],
+    kept: Indices,
+    merged: Indices | None = None,
+    caption: str | None = None,
+    size: int = SIZE,
+) -> Image.Image:
+    """The picture with kept, merged and dropped patches, a legend, and the caption beneath.
+
+    `grid` is (rows, columns); `kept` holds indices in raster order; `merged[i]` is the patch into which patch i went
+    (itself if kept, -1 if dropped). The first line of the caption is set stronger. Raises LayoutError for an index
+    outside the grid.
+    """
+    fate = read_fate(grid, kept, merged)
+    return _frame([_picture(image, fate, size)], [fate], caption)
+
+
+def draw_prompt(
+    images: Sequence[Image.Image | Sequence[Image.Image]],
+    blocks: Sequence[Sequence[Block]],
+    kept: Sequence[Indices],
+    merged: Sequence[Indices] | None = None,
+    caption: str | None = None,
+    size: int = SIZE,
+) -> Image.Image:
+    """All pictures of one prompt side by side, each as in `draw_kept`, under one legend and caption.
+
+    For each picture: its blocks (one per tile or frame) and its kept patches, whose indices count through its blocks
+    in order, newlines left out. A picture with several blocks is given once (each block shows all of it) or as a
+    sequence with one picture per block. Raises LayoutError when the counts do not match.
+    """
+    if not images:
+        raise LayoutError("there is no picture to draw in this prompt.")
+    if not len(images) == len(blocks) == len(kept) == len(merged or kept):
+        raise LayoutError(
+            f"{len(images)} pictures, {len(blocks)} lists of blocks and {len(kept)} lists of kept patches do not match."
+        )
+    pictures, fates = [], []
+    for i, image in enumerate(images):
+        parts = _split_fates(blocks[i], kept[i], None if merged is None else merged[i])
+        if isinstance(image, Image.Image):
+            shown = [image] * len(parts)
+        else:
+            shown = list(image)
+        if len(shown) != len(parts):
+            raise LayoutError(f"image {i} has {len(parts)} blocks, but {len(shown)} pictures were given for it.")
+        scale = 1.0 if len(parts) * len(images) < 4 else 0.6
+        pictures += [_picture(p, fate, round(size * scale)) for p, fate in zip(shown, parts, strict=True)]
+        fates += parts
+    return _frame(pictures, fates, caption)
+
+
+def sheet(
+    panels: Sequence[tuple[str, Image.Image]], columns: int | None = None, title: str | None = None
+) -> Image.Image:
+    """Panels (short title, picture) on a grid of `columns`, under a title. Raises InputError for no panels."""
+    if not panels:
+        raise InputError("a sheet needs at least one panel.")
+    columns = min(columns or math.ceil(math.sqrt(len(panels))), len(panels))
+    rows = [panels[i : i + columns] for i in range(0, len(panels), columns)]
+    width = max(image.width for _, image in panels)
+    heading = {id(p): _wrap(p[0], _font(TEXT_SIZE), width - 2 * MARGIN) for p in panels}
+    head = [max(len(heading[id(p)]) for p in row) * _line_height(TEXT_SIZE) for row in rows]
+    body = [max(image.height for _, image in row) for row in rows]
+    total = columns * width
+    lines = _wrap(title, _font(TITLE_SIZE), total - 2 * MARGIN) if title else []
+    top = MARGIN + len(lines) * _line_height(TITLE_SIZE) + (MARGIN if lines else 0)
+    out = Image.new("RGB", (total, top + sum(head) + sum(body) + MARGIN * (len(rows) - 1)), PAPER)
+    draw = ImageDraw.Draw(out)
+    _write(draw, (MARGIN, MARGIN), lines, TITLE_SIZE, INK, strong=True)
+    for r, row in enumerate(rows):
+        for c, panel in enumerate(row):
+            x = c * width
+            _write(draw, (x + MARGIN, top), heading[id(panel)], TEXT_SIZE, INK, strong=True)
+            out.paste(panel[1], (x, top + head[r]))
+        top += head[r] + body[r] + MARGIN
+    return out
+
+
+def read_fate(grid: tuple[int, int], kept: Indices, merged: Indices | None = None) -> Fate:
+    """What became of each patch. Raises LayoutError for indices outside the grid or two statements that differ."""
+    rows, columns = grid
+    total = rows * columns
+    if total < 1:
+        raise LayoutError(f"a grid needs at least one patch; got {rows} x {columns}.")
+    indices = _ints(kept)
+    wrong = [i for i in indices if not 0 <= i < total]
+    if wrong:
+        raise LayoutError(f"kept patch {wrong[0]} lies outside the {rows} x {columns} grid (0 to {total - 1}).")
+    if merged is None:
+        parent = [-1] * total
+    else:
+        parent = _ints(merged)
+        if len(parent) != total or any(not -1 <= p < total for p in parent):
+            raise LayoutError(
+                f"merged must hold {total} indices from -1 to {total - 1}, one per patch; got {len(parent)}"
+                + (f" from {min(parent)} to {max(parent)}." if parent else ".")
+            )
+        parent = [-1 if p == i else p for i, p in enumerate(parent)]
+    for i in indices:
+        parent[i] = i
+    return Fate(rows, columns, tuple(parent))
+
+
+def _split_fates(blocks: Sequence[Block], kept: Indices, merged: Indices | None) -> list[Fate]:
+    """One fate per block. A patch merged into another block counts as dropped here: no line crosses pictures."""
+    out, start = [], 0
+    indices, parents = _ints(kept), None if merged is None else _ints(merged)
+    total = sum(b.rows * b.columns for b in blocks)
+    if any(not 0 <= i < total for i in indices) or (parents is not None and len(parents) != total):
+        raise LayoutError(f"the blocks of this picture hold {total} patches; kept or merged do not fit.")
+    for block in blocks:
+        end = start + block.rows * block.columns
+        inside = [i - start for i in indices if start <= i < end]
+        mine = None
+        if parents is not None:
+            mine = [p - start if start <= p < end else -1 for p in parents[start:end]]
+        out.append(read_fate((block.rows, block.columns), inside, mine))
+        start = end
+    return out
+
+
+def _ints(values: Indices) -> list[int]:
+    listed = values.tolist() if hasattr(values, "tolist") else values
+    return [int(v) for v in listed]
+
+
+# --- one picture ----------------------------------------------------------------------------------------------------
+
+
+def _picture(image: Image.Image, fate: Fate, size: int) -> Image.Image:
+    """The enlarged picture with faded and tinted patches, grid, outlines and lines."""
+    cell_w, cell_h = _cell(image, fate, size)
+    width, height = cell_w * fate.columns, cell_h * fate.rows
+    base = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+    grey = ImageOps.autocontrast(ImageOps.grayscale(base), cutoff=0.5).convert("RGB")
+    paper = Image.new("RGB", base.size, FADED)
+    colours = _parent_colours(fate)
+    out = Image.composite(Image.blend(grey, paper, FADE_DROPPED), base, _mask(fate, fate.dropped, base.size))
+    tints = Image.new("RGB", (fate.columns, fate.rows), FADED)
+    for i in fate.merged:
+        tints.putpixel((i % fate.columns, i // fate.columns), colours[fate.parent[i]])
+    tint = tints.resize(base.size, Image.Resampling.NEAREST)
+    mixed = Image.blend(Image.blend(grey, paper, FADE_MERGED), tint, TINT)
+    out = Image.composite(mixed, out, _mask(fate, fate.merged, base.size))
+    return _draw_lines(out, fate, cell_w, cell_h, colours)
+
+
+def _cell(image: Image.Image, fate: Fate, size: int) -> tuple[int, int]:
+    """Pixels of a patch, so that the picture keeps its proportions, its longer side is near `size`, patches >= 4."""
+    scale = size / max(image.size)
+    return (
+        max(4, round(image.width * scale / fate.columns)),
+        max(4, round(image.height * scale / fate.rows)),
+    )
+
+
+def _mask(fate: Fate, patches: Sequence[int], size: tuple[int, int]) -> Image.Image:
+    small = Image.new("L", (fate.columns, fate.rows), 0)
+    for i in patches:
+        small.putpixel((i % fate.columns, i // fate.columns), 255)
+    return small.resize(size, Image.Resampling.NEAREST)
+
+
+def _parent_colours(fate: Fate) -> dict[int, Colour]:
+    """A colour for each patch that took others in; neighbours in raster order get hues far apart."""
+    parents = sorted({fate.parent[i] for i in fate.merged})
+    out = {}
+    for n, parent in enumerate(parents):
+        r, g, b = colorsys.hls_to_rgb((0.58 + n * 0.618034) % 1.0, 0.52, 0.75)
+        out[parent] = (round(r * 255), round(g * 255), round(b * 255))
+    return out
+
+
+def _draw_lines(image: Image.Image, fate: Fate, cell_w: int, cell_h: int, colours: dict[int, Colour]) -> Image.Image:
+    """Grid between faded patches, an outline around kept ones, a line from each merged patch to its parent."""
+    k = OVERSAMPLE
+    big = image.resize((image.width * k, image.height * k), Image.Resampling.NEAREST).convert("RGBA")
+    layer = Image.new("RGBA", big.size, (0, 0, 0, 0))
+    draw = ImageDraw.Draw(layer)
+    w, h = cell_w * k, cell_h * k
+    for i, parent in enumerate(fate.parent):
+        x, y = i % fate.columns * w, i // fate.columns * h
+        if parent != i:
+            draw.rectangle((x, y, x + w, y + h), outline=(255, 255, 255, 170), width=2)
+    if len(fate.kept) < len(fate.parent):
+        _outline_kept(draw, fate, w, h)
+    radius = max(2.0, min(w, h) * 0.11)
+    for i in fate.merged:
+        start, end = _centre(i, fate, w, h), _centre(fate.parent[i], fate, w, h)
+        draw.line((*start, *end), fill=(255, 255, 255, 120), width=2 * k)
+        draw.line((*start, *end), fill=(*_darker(colours[fate.parent[i]]), 255), width=k)
+    for parent in colours:
+        cx, cy = _centre(parent, fate, w, h)
+        box = (cx - radius, cy - radius, cx + radius, cy + radius)
+        draw.ellipse(box, fill=(*_darker(colours[parent]), 255), outline=(255, 255, 255, 255), width=k)
+    flat = Image.alpha_composite(big, layer).convert("RGB")
+    return flat.resize(image.size, Image.Resampling.BOX)
+
+
+def _outline_kept(draw: ImageDraw.ImageDraw, fate: Fate, w: int, h: int) -> None:
+    """Lines where a kept patch borders one that is not, and at the picture's edge."""
+    kept = set(fate.kept)
+    for i in kept:
+        row, column = divmod(i, fate.columns)
+        x, y = column * w, row * h
+        if row == 0 or i - fate.columns not in kept:
+            draw.line((x, y, x + w, y), fill=(*INK, 255), width=3)
+        if row == fate.rows - 1 or i + fate.columns not in kept:
+            draw.line((x, y + h - 1, x + w, y + h - 1), fill=(*INK, 255), width=3)
+        if column == 0 or i - 1 not in kept:
+            draw.line((x, y, x, y + h), fill=(*INK, 255), width=3)
+        if column == fate.columns - 1 or i + 1 not in kept:
+            draw.line((x + w - 1, y, x + w - 1, y + h), fill=(*INK, 255), width=3)
+
+
+def _centre(index: int, fate: Fate, w: int, h: int) -> tuple[float, float]:
+    return (index % fate.columns + 0.5) * w, (index // fate.columns + 0.5) * h
+
+
+def _darker(colour: Colour) -> Colour:
+    return cast(Colour, tuple(round(c * 0.62) for c in colour))
+
+
+# --- legend, caption, text ------------------------------------------------------------------------------------------
+
+
+def _frame(pictures: Sequence[Image.Image], fates: Sequence[Fate], caption: str | None) -> Image.Image:
+    """Pictures in rows of at most four, then the legend, then the caption."""
+    columns = min(len(pictures), 4)
+    rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
+    width = max(sum(p.width for p in row) + MARGIN * (len(row) - 1) for row in rows)
+    legend = _legend(fates, width)
+    paragraphs = [] if not caption else caption.splitlines()
+    lines = [(line, n == 0) for n, text in enumerate(paragraphs) for line in _wrap(text, _font(TEXT_SIZE), width)]
+    body = sum(max(p.height for p in row) + MARGIN for row in rows)
+    height = body + legend.height + (len(lines) * _line_height(TEXT_SIZE) + 6 if lines else 0)
+    out = Image.new("RGB", (width + 2 * MARGIN, height + MARGIN // 2), PAPER)
+    top = MARGIN // 2
+    for row in rows:
+        left = MARGIN
+        for picture in row:
+            out.paste(picture, (left, top))
+            left += picture.width + MARGIN
+        top += max(p.height for p in row) + MARGIN
+    top -= MARGIN // 2
+    out.paste(legend, (MARGIN, top))
+    top += legend.height + 6
+    draw = ImageDraw.Draw(out)
+    for line, strong in lines:
+        _write(draw, (MARGIN, top), [line], TEXT_SIZE, INK if strong else SOFT_INK, strong=strong)
+        top += _line_height(TEXT_SIZE)
+    return out
+
+
+def _legend(fates: Sequence[Fate], width: int) -> Image.Image:
+    """Swatches with counts, summed over the pictures; wraps when the picture is narrow."""
+    counts = [
+        ("kept", sum(len(f.kept) for f in fates)),
+        ("merged", sum(len(f.merged) for f in fates)),
+        ("dropped", sum(len(f.dropped) for f in fates)),
+    ]
+    font, line = _font(TEXT_SIZE), _line_height(TEXT_SIZE)
+    places, x, y = [], 0, 0
+    for name, count in counts:
+        if count == 0 and name != "kept":
+            continue
+        label = f"{name} {count}"
+        needed = 22 + math.ceil(font.getlength(label))
+        if x and x + needed > width:
+            x, y = 0, y + line
+        places.append((name, label, x, y))
+        x += needed + 18
+    out = Image.new("RGB", (width, y + line), PAPER)
+    draw = ImageDraw.Draw(out)
+    for name, label, x, y in places:
+        _swatch(draw, name, x, y + 2)
+        _write(draw, (x + 22, y), [label], TEXT_SIZE, INK)
+    return out
+
+
+def _swatch(draw: ImageDraw.ImageDraw, name: str, x: int, y: int) -> None:
+    box = (x, y, x + 14, y + 14)
+    if name == "kept":
+        draw.rectangle(box, fill=(70, 74, 84), outline=INK, width=2)
+    elif name == "merged":
+        draw.rectangle(box, fill=(160, 190, 222), outline=RULE)
+        draw.line((x + 3, y + 11, x + 11, y + 3), fill=(30, 80, 140), width=1)
+        draw.ellipse((x + 9, y + 1, x + 13, y + 5), fill=(30, 80, 140))
+    else:
+        draw.rectangle(box, fill=FADED, outline=(196, 200, 207))
+
+
+@cache
+def _font(size: int) -> Any:
+    return ImageFont.load_default(size)
+
+
+def _line_height(size: int) -> int:
+    return round(size * 1.35)
+
+
+def _write(
+    draw: ImageDraw.ImageDraw, at: tuple[int, int], lines: Sequence[str], size: int, ink: Colour, strong: bool = False
+) -> None:
+    for n, line in enumerate(lines):
+        place = (at[0], at[1] + n * _line_height(size))
+        draw.text(place, line, fill=ink, font=_font(size), stroke_width=0.35 if strong else 0)
+
+
+def _wrap(text: str, font: Any, width: int) -> list[str]:
+    """Lines no wider than `width`; words too long for one line are broken."""
+    lines: list[str] = []
+    line = ""
+    for word in text.split():
+        while font.getlength(word) > width and len(word) > 1:
+            cut = next(n for n in range(len(word) - 1, 0, -1) if n == 1 or font.getlength(word[:n]) <= width)
+            if line:
+                lines.append(line)
+                line = ""
+            lines.append(word[:cut])
+            word = word[cut:]
+        wider = f"{line} {word}".strip()
+        if line and font.getlength(wider) > width:
+            lines.append(line)
+            line = word
+        else:
+            line = wider
+    return [*lines, line] if line else lines
