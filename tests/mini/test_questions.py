@@ -6,6 +6,7 @@ from random import Random
 
 import numpy as np
 import pytest
+
 from tessella.mini.questions import ANSWERS, DOMINANCE, KINDS, ask, draw_sample, sample
 from tessella.mini.world import COLOURS, SHAPES, Item, Scene
 

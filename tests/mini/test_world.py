@@ -4,6 +4,7 @@ from random import Random
 
 import numpy as np
 import pytest
+
 from tessella.mini.questions import draw_sample
 from tessella.mini.world import (
     COLOURS,

@@ -69,12 +69,14 @@ def main() -> None:
     processor = AutoProcessor.from_pretrained(options.folder)
     model = AutoModelForImageTextToText.from_pretrained(options.folder).eval()
     table = measure(model, processor, options.per_type, options.blind, first=options.first)
-    print(f"{'type':<10} {'accuracy':>8} {'constant':>8}   ({options.per_type} questions a type, blind={options.blind})")
+    print(f"{options.per_type} questions a type, {'without' if options.blind else 'with'} the picture")
+    print(f"{'type':<10} {'accuracy':>8} {'constant':>8}")
     for kind, row in table.items():
         print(f"{kind:<10} {row['accuracy']:>8.4f} {row['constant']:>8.4f}")
     print(f"{'mean':<10} {sum(row['accuracy'] for row in table.values()) / len(table):>8.4f}")
     if options.json:
-        options.json.write_text(json.dumps({"per_type": options.per_type, "blind": options.blind, "types": table}, indent=1))
+        record = {"per_type": options.per_type, "first": options.first, "blind": options.blind, "types": table}
+        options.json.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The forward pass used in training: the model's own weights, without the steps that training does not need.
 
-It equals `LlavaForConditionalGeneration.forward` (a test holds it) but returns the encoder's hidden states, computes the
-last decoder layer only where answers are predicted, and compiles.
+It equals `LlavaForConditionalGeneration.forward` (a test holds it) but returns the encoder's hidden states, computes
+the last decoder layer for the questions only, and compiles.
 """
 
 from __future__ import annotations

@@ -54,10 +54,9 @@ class Batch:
     centres: np.ndarray  # [B, 196] of 0 and 1
 
 
-def draw_batch(tokenizer: PreTrainedTokenizerFast, seed: str, size: int, weights: dict[str, float] | None = None) -> Batch:
+def draw_batch(tokenizer: PreTrainedTokenizerFast, seed: str, size: int, weights: dict[str, float] = WEIGHTS) -> Batch:
     """The batch of a seed; a fifth of the batches are conversations in which questions see those before them."""
     rng = Random(seed)
-    weights = weights or WEIGHTS
     kinds, shares = list(weights), list(weights.values())
     conversation = rng.random() < 0.2
     rows = []

@@ -29,6 +29,8 @@ MAX_POSITIONS = 2048
 NUM_VISUAL = (SIDE // PATCH) ** 2
 # Pixels map to [-2, 2]; the grounds are dim and the colours bright.
 IMAGE_MEAN, IMAGE_STD = (0.4, 0.4, 0.4), (0.3, 0.3, 0.3)
+# A word with its space and at most one capital in front, or one digit, one capital, or a run of anything else.
+PIECES = r" ?\p{Lu}?\p{Ll}+|\p{N}|\p{Lu}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+|\p{L}+"
 CHAT_TEMPLATE = (
     "{{ bos_token }}"
     "{%- for message in messages -%}"
@@ -48,7 +50,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(r" ?\p{Lu}?\p{Ll}+|\p{N}|\p{Lu}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+|\p{L}+"), "isolated"),
+            pre_tokenizers.Split(Regex(PIECES), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

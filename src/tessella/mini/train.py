@@ -26,8 +26,9 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 from tessella.mini import path
 from tessella.mini.evaluate import measure
 from tessella.mini.forward import decode, encode, run_decoder_layer, run_last_layer
-from tessella.mini.lessons import GRID, NUM_SLOTS, NUM_TAGS, NUM_THINGS, PREFIX, Batch, draw_batch
+from tessella.mini.lessons import GRID, NUM_SLOTS, NUM_TAGS, NUM_THINGS, PREFIX, WEIGHTS, Batch, draw_batch
 from tessella.mini.model import IMAGE_MEAN, IMAGE_STD, build_model, build_processor, save
+from tessella.mini.muon import Muon
 from tessella.mini.world import COLOURS, PATCH
 
 LOOK_WEIGHTS = {"reading": 3.0, "digit": 1.5, "count": 2.0, "relation": 1.0, "existence": 1.5, "colour": 1.0}
@@ -41,6 +42,7 @@ class Stage:
     name: str
     steps: int
     batch: int
+    rate: float  # learning rate
     warmup: int
     last: float  # share of the steps over which the learning rate falls
     floor: float  # share of the learning rate that is left at the end
@@ -90,9 +92,9 @@ class Trainer:
         self.model: LlavaForConditionalGeneration = build_model(self.processor, options.seed)
         self.heads = Heads(self.model.config.vision_config.hidden_size)
         self.stages = (
-            Stage("look", options.look, 48, 60, 0.25, 0.3),
-            Stage("talk", options.talk, 32, 100, 0.0, 1.0),
-            Stage("size", options.size, 32, 1, 1.0, 0.01),
+            Stage("look", options.look, 48, 2e-3, 60, 0.25, 0.3),
+            Stage("talk", options.talk, 32, 1.5e-3, 100, 0.0, 1.0),
+            Stage("size", options.size, 32, 1.5e-3, 1, 1.0, 0.01),
         )
         self.optimizers = self._build_optimizers()
         self.layers = torch.compile(run_decoder_layer, dynamic=False), torch.compile(run_last_layer, dynamic=False)
@@ -104,10 +106,11 @@ class Trainer:
             matrix = weight.ndim == 2 and ("layers" in name or "projector" in name)
             (matrices if matrix and self.options.optimizer == "muon" else others).append(weight)
         others += list(self.heads.parameters())
-        lr = self.options.lr
-        result: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)]
+        lr = self.stages[0].rate
+        adamw = torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+        result: list[torch.optim.Optimizer] = [adamw]
         if matrices:
-            result.append(torch.optim.Muon(matrices, lr=lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"))
+            result.append(Muon(matrices, lr=lr))
         return result
 
     def find_stage(self) -> tuple[Stage, int] | None:
@@ -126,8 +129,8 @@ class Trainer:
         factor *= stage.floor + (1 - stage.floor) * min(1.0, left)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = factor * self.options.lr
-        return factor * self.options.lr
+                group["lr"] = factor * stage.rate
+        return factor * stage.rate
 
     def losses(self, stage: Stage, batch: Batch) -> dict[str, Tensor]:
         tensors = {name: torch.from_numpy(value) for name, value in vars(batch).items()}
@@ -213,7 +216,7 @@ def produce(queue: Any, options: argparse.Namespace, bounds: list[tuple[str, int
     start = 0
     for name, steps, size in bounds:
         for step in range(max(first - start, 0), steps):
-            weights = LOOK_WEIGHTS if name == "look" else None
+            weights = LOOK_WEIGHTS if name == "look" else WEIGHTS
             queue.put(draw_batch(tokenizer, f"{options.seed}/{name}/{step}", size, weights))
         start += steps
 
@@ -266,7 +269,6 @@ def main() -> None:
     parser.add_argument("--look", type=int, default=1500, help="steps of the first stage")
     parser.add_argument("--talk", type=int, default=4500, help="steps of the second stage")
     parser.add_argument("--size", type=int, default=1000, help="steps of the last stage")
-    parser.add_argument("--lr", type=float, default=2e-3, help="learning rate")
     parser.add_argument("--optimizer", choices=("muon", "adamw"), default="muon", help="for the matrices of the layers")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and of all pictures")
     parser.add_argument("--report", type=int, default=20, help="steps between two lines of the log")

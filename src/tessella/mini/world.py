@@ -169,7 +169,7 @@ def _shape_alpha(shape: str, size: int, turn: int) -> np.ndarray:
     big = size * 8
     image = Image.new("L", (big, big))
     draw = ImageDraw.Draw(image)
-    angle = (turn - 1) * 0.2
+    angle, t = (turn - 1) * 0.2, 0.34  # t: half the width of the cross's bars
 
     def polygon(points: list[tuple[float, float]]) -> None:
         """Fill a polygon given in [-1, 1], turned by `angle` and shrunk to stay inside."""
@@ -192,9 +192,8 @@ def _shape_alpha(shape: str, size: int, turn: int) -> np.ndarray:
         rays = [(1 if i % 2 == 0 else 0.42, math.pi * (i / 5 - 0.5)) for i in range(10)]
         polygon([(r * math.cos(a), r * math.sin(a)) for r, a in rays])
     elif shape == "cross":
-        t = 0.34
-        corners = [(-t, -1), (t, -1), (t, -t), (1, -t), (1, t), (t, t), (t, 1), (-t, 1), (-t, t), (-1, t), (-1, -t), (-t, -t)]
-        polygon([(float(x), float(y)) for x, y in corners])
+        x, y = (-t, t, t, 1, 1, t, t, -t, -t, -1, -1, -t), (-1, -1, -t, -t, t, t, 1, 1, t, t, -t, -t)
+        polygon(list(zip(x, y, strict=True)))
     else:
         raise ValueError(f"no shape {shape!r}; there are {', '.join(SHAPES)}")
     return np.asarray(image.resize((size, size), Image.Resampling.BOX), np.float32) / 255
@@ -209,7 +208,8 @@ def _digit_bank(split: str) -> list[list[Image.Image]]:
     chosen = order[-TEST_DIGITS:] if split == "test" else order[:-TEST_DIGITS]
     bank: list[list[Image.Image]] = [[] for _ in range(10)]
     for index in chosen:
-        bank[labels[index]].append(Image.fromarray(np.minimum(images[index].astype(np.uint16) * 16, 255).astype(np.uint8)))
+        pixels = np.minimum(images[index].astype(np.uint16) * 16, 255).astype(np.uint8)
+        bank[labels[index]].append(Image.fromarray(pixels))
     return bank
 
 
