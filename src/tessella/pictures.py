@@ -82,6 +82,8 @@ def _check_file(place: Path) -> None:
         with place.open("rb") as file:
             if not file.read(1):
                 raise InputError(f"{str(place)!r} is empty (0 bytes).")
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{str(place)!r} cannot be read: {error.strerror or error}.") from error
     except ValueError as error:  # a null byte in the name

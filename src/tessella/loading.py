@@ -1,0 +1,184 @@
+"""Load a vision-language model and its processor, or say in one line why that cannot be done."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .core.errors import InputError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def load(
+    name_or_path: str | Path, dtype: str | torch.dtype | None = None, device: str | torch.device | None = None
+) -> tuple[Any, Any]:
+    """The model, ready to answer, and its processor.
+
+    `name_or_path` is 'mini' (the embedded model), a folder, or a hub id such as 'llava-hf/llava-1.5-7b-hf'. A folder is
+    read without touching the network. `dtype` None is float32 on a CPU and the dtype of the saved weights elsewhere;
+    `device` None is the first CUDA device, or the CPU. Code that comes with a checkpoint is never run.
+
+    Raises InputError for a missing folder, missing or damaged weights, a model that takes no pictures, a missing
+    processor, and for a dtype or device that is not there.
+    """
+    where = resolve_device(device)
+    kind = resolve_dtype(dtype, where)
+    name, local = resolve_name(name_or_path)
+    with _quiet():
+        config = _read_config(name, local)
+        _check_takes_pictures(name, config)
+        processor = _read_processor(name, local)
+        model = _read_model(name, local, config, kind)
+    try:
+        model = model.to(where)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"{name!r} does not fit on device {str(where)!r}: {_first_line(error)}.") from error
+    return model.eval(), processor
+
+
+def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype | str:
+    """A dtype for `from_pretrained`. Raises InputError naming those allowed."""
+    if dtype is None:
+        return torch.float32 if device.type == "cpu" else "auto"
+    if isinstance(dtype, torch.dtype) and dtype in DTYPES.values():
+        return dtype
+    if isinstance(dtype, str) and (dtype == "auto" or dtype in DTYPES):
+        return DTYPES.get(dtype, "auto")
+    raise InputError(f"dtype must be one of {', '.join(DTYPES)} or auto; got {str(dtype)!r}.")
+
+
+def resolve_device(device: str | torch.device | None) -> torch.device:
+    """A device that exists here. Raises InputError otherwise."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"device {str(device)!r} cannot be used here: {_first_line(error)}.") from error
+    return found
+
+
+def resolve_name(name_or_path: str | Path) -> tuple[str, bool]:
+    """What to hand to `from_pretrained`, and whether it is a folder. Raises InputError if neither folder nor hub id."""
+    if name_or_path == "mini":
+        from . import mini
+
+        return _check_folder(mini.path()), True
+    place = Path(name_or_path).expanduser()
+    if place.exists():
+        return _check_folder(place), True
+    looks_like_path = isinstance(name_or_path, Path) or place.is_absolute() or str(name_or_path)[:1] in (".", "~")
+    if looks_like_path or not _HUB_ID.fullmatch(str(name_or_path)):
+        raise InputError(
+            f"there is no model folder {str(name_or_path)!r}; give 'mini', a folder, or a hub id 'owner/name'."
+        )
+    return str(name_or_path), False
+
+
+def _check_folder(place: Path) -> str:
+    if not place.is_dir():
+        what = "is a file" if place.exists() else "is missing"
+        raise InputError(f"the model folder {str(place)!r} {what}.")
+    if not (place / "config.json").is_file():
+        raise InputError(f"{str(place)!r} holds no config.json, so it is not a model folder.")
+    return str(place)
+
+
+def _read_config(name: str, local: bool) -> Any:
+    from transformers import AutoConfig
+
+    if local:
+        try:
+            json.loads((Path(name) / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"config.json of {name!r} cannot be read: {_first_line(error)}.") from error
+    with _one_line(name, "configuration", local):
+        return AutoConfig.from_pretrained(name, local_files_only=local, trust_remote_code=False)
+
+
+def _check_takes_pictures(name: str, config: Any) -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as known
+
+    has_vision = any(hasattr(config, part) for part in ("vision_config", "vision_tower_config", "vq_config"))
+    if config.model_type not in known or not has_vision:
+        raise InputError(
+            f"{name!r} is a {config.model_type!r} model, which takes no pictures; a vision-language model is needed."
+        )
+
+
+def _read_processor(name: str, local: bool) -> Any:
+    from transformers import AutoProcessor
+
+    with _one_line(name, "processor", local):
+        processor = AutoProcessor.from_pretrained(name, local_files_only=local, trust_remote_code=False)
+    for part in ("image_processor", "tokenizer"):
+        if getattr(processor, part, None) is None:
+            raise InputError(f"{name!r} has no {part.replace('_', ' ')} beside its weights; copy its processor files.")
+    return processor
+
+
+def _read_model(name: str, local: bool, config: Any, dtype: Any) -> Any:
+    from transformers import AutoModelForImageTextToText
+
+    with _one_line(name, "weights", local):
+        model, info = AutoModelForImageTextToText.from_pretrained(
+            name,
+            config=config,
+            dtype=dtype,
+            local_files_only=local,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    missing = sorted(info["missing_keys"])
+    if missing:  # transformers would fill them with random numbers
+        raise InputError(
+            f"the weights of {name!r} lack {len(missing)} tensors that the model needs, e.g. {missing[0]}."
+        )
+    return model
+
+
+@contextlib.contextmanager
+def _one_line(name: str, what: str, local: bool) -> Iterator[None]:
+    """Turn the many errors of loading into one InputError that names the folder and the part."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # readers of configs, tokenizers and tensors raise many kinds
+        if local:
+            raise InputError(f"the {what} of {name!r} cannot be loaded: {_first_line(error)}.") from error
+        raise InputError(
+            f"the {what} of {name!r} is not in the local cache and cannot be fetched: {_first_line(error)}."
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and no advice while loading; the user's settings come back afterwards."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _first_line(error: BaseException) -> str:
+    """The gist of an error: its first sentence, without line breaks."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return re.split(r"(?<=[^.\s]{3})\. |(?<=\w)\.?$", text)[0][:200]
