@@ -127,23 +127,29 @@ def _read_processor(name: str, local: bool) -> Any:
 
 
 def _read_model(name: str, local: bool, config: Any, dtype: Any) -> Any:
+    from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText
 
     with _one_line(name, "weights", local):
-        model, info = AutoModelForImageTextToText.from_pretrained(
-            name,
-            config=config,
-            dtype=dtype,
-            local_files_only=local,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    missing = sorted(info["missing_keys"])
-    if missing:  # transformers would fill them with random numbers
-        raise InputError(
-            f"the weights of {name!r} lack {len(missing)} tensors that the model needs, e.g. {missing[0]}."
-        )
+        try:
+            model, info = AutoModelForImageTextToText.from_pretrained(
+                name,
+                config=config,
+                dtype=dtype,
+                local_files_only=local,
+                trust_remote_code=False,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+        except SafetensorError as error:
+            raise InputError(
+                f"the weights of {name!r} are damaged or cut short ({_first_line(error)}); copy them again."
+            ) from error
+    for key, what in (("missing_keys", "are missing"), ("mismatched_keys", "have another shape than config.json says")):
+        wrong = sorted(str(k[0]) if isinstance(k, tuple) else str(k) for k in info[key])
+        if wrong:  # transformers would fill them with random numbers
+            raise InputError(f"{len(wrong)} tensors of {name!r} {what}, e.g. {wrong[0]}.")
     return model
 
 
