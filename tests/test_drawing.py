@@ -121,6 +121,13 @@ def test_tiles_of_one_picture_are_drawn_apart_and_no_line_crosses_them():
     assert ImageChops.difference(across, dropped).getbbox() is None
 
 
+def test_newline_tokens_count_but_are_not_drawn():
+    with_newlines = [[Block(image=0, rows=2, columns=2, newlines=True)]]  # tokens 2 and 5 are newlines
+    plain = [[Block(image=0, rows=2, columns=2)]]
+    drawn = draw_prompt([_stripes()], with_newlines, [[1, 2, 3]], [[1, 1, 2, 3, -1, -1]])
+    assert ImageChops.difference(drawn, draw_prompt([_stripes()], plain, [[1, 2]], [[1, 1, 2, -1]])).getbbox() is None
+
+
 @pytest.mark.parametrize(
     ("images", "blocks", "kept"),
     [

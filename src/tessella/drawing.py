@@ -80,8 +80,8 @@ def draw_prompt(
 ) -> Image.Image:
     """All pictures of one prompt side by side, each as in `draw_kept`, under one legend and caption.
 
-    For each picture: its blocks (one per tile or frame) and its kept patches, whose indices count through its blocks
-    in order, newlines left out. A picture with several blocks is given once (each block shows all of it) or as a
+    For each picture: its blocks (one per tile or frame) and its kept tokens, whose indices count through the tokens of
+    its blocks in order; newline tokens count, but there is nothing to draw for them. A picture with several blocks is given once (each block shows all of it) or as a
     sequence with one picture per block. Raises LayoutError when the counts do not match.
     """
     if not images:
@@ -159,19 +159,21 @@ def read_fate(grid: tuple[int, int], kept: Indices, merged: Indices | None = Non
 
 def _split_fates(blocks: Sequence[Block], kept: Indices, merged: Indices | None) -> list[Fate]:
     """One fate per block. A patch merged into another block counts as dropped here: no line crosses pictures."""
+    total = sum(b.num_tokens for b in blocks)
+    indices = _ints(kept)
+    parents = [-1] * total if merged is None else _ints(merged)
+    if any(not 0 <= i < total for i in indices) or len(parents) != total:
+        raise LayoutError(f"the blocks of this picture hold {total} tokens; kept or merged do not fit.")
+    for i in indices:
+        parents[i] = i
     out, start = [], 0
-    indices, parents = _ints(kept), None if merged is None else _ints(merged)
-    total = sum(b.rows * b.columns for b in blocks)
-    if any(not 0 <= i < total for i in indices) or (parents is not None and len(parents) != total):
-        raise LayoutError(f"the blocks of this picture hold {total} patches; kept or merged do not fit.")
     for block in blocks:
-        end = start + block.rows * block.columns
-        inside = [i - start for i in indices if start <= i < end]
-        mine = None
-        if parents is not None:
-            mine = [p - start if start <= p < end else -1 for p in parents[start:end]]
-        out.append(read_fate((block.rows, block.columns), inside, mine))
-        start = end
+        width = block.columns + int(block.newlines)
+        places = [start + r * width + c for r in range(block.rows) for c in range(block.columns)]
+        number = {token: patch for patch, token in enumerate(places)}
+        mine = [number.get(parents[token], -1) for token in places]
+        out.append(read_fate((block.rows, block.columns), [p for p, q in enumerate(mine) if p == q], mine))
+        start += block.num_tokens
     return out
 
 
