@@ -1,0 +1,63 @@
+"""The public verbs: reduce (a scope), apply and remove (lasting), can_apply."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from torch import nn
+
+from ..core.budget import Scope
+from ..core.cards import Positions
+from ..core.contracts import Method
+from ..core.errors import UnsupportedError
+from ..core.pipeline import Pipeline, as_pipeline
+from .plan import can_apply
+from .run import Run, active_run
+
+M = TypeVar("M", bound=nn.Module)
+Keep = int | float | str
+
+
+def reduce(
+    model: nn.Module,
+    pipeline: str | Method | Pipeline,
+    keep: Keep | None = None,
+    scope: Scope | None = None,
+    positions: Positions | None = None,
+) -> Run:
+    """A run of `pipeline` on `model`, active inside `with`; the model leaves exactly as it came.
+
+    `keep`: int tokens per image, a fraction in (0, 1] or 'a/b'; instead of budgets written in the pipeline.
+    `scope`: what `keep` counts over (image, tile, frame, prompt, layer-mean). `positions`: `original` or `compact`.
+    Raises UnknownMethodError, BudgetError, MethodError or UnsupportedError before anything runs.
+    """
+    return Run(model, as_pipeline(pipeline).with_budget(keep, scope), positions)
+
+
+def apply(
+    model: M,
+    pipeline: str | Method | Pipeline,
+    keep: Keep | None = None,
+    scope: Scope | None = None,
+    positions: Positions | None = None,
+) -> M:
+    """Like `reduce`, lasting until `remove(model)`. Returns the model."""
+    reduce(model, pipeline, keep, scope, positions).__enter__()
+    return model
+
+
+def remove(model: M) -> M:
+    """End the innermost run on a model. Raises UnsupportedError if there is none."""
+    run = active_run(model)
+    if run is None:
+        raise UnsupportedError("nothing is applied to this model.")
+    run.__exit__()
+    return model
+
+
+def current_run(model: nn.Module) -> Run | None:
+    """The run that is active on a model, to read its report; None if there is none."""
+    return active_run(model)
+
+
+__all__ = ["apply", "can_apply", "current_run", "reduce", "remove"]

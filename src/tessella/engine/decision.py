@@ -1,0 +1,128 @@
+"""What was decided for one prompt: every cut, to be replayed, drawn and reported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..core.cards import Positions
+from ..core.layout import Layout, Units
+from ..core.reduction import Reduction
+from .report import PromptRecord
+from .sequence import Segment
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One cut's answer, with kept counts on the host and new vectors already projected."""
+
+    at_layer: int
+    units: Units
+    reduction: Reduction
+    num_kept: tuple[int, ...]
+    positions: Positions
+    vectors: Float[Tensor, "U K C"] | None
+
+
+@dataclass
+class Prompt:
+    """One prompt read under a run. `segments[0]` is the whole prompt; one more follows each cut."""
+
+    input_ids: Tensor | None
+    pixels: Tensor | None
+    num_layers: int
+    segments: list[Segment] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
+    cache_lengths: tuple[int, ...] = ()
+    cache_bytes: int = 0
+    full_cache_bytes: int = 0
+
+    @property
+    def layout(self) -> Layout:
+        return self.segments[0].layout
+
+    def continues_as(self, inputs: dict[str, Any]) -> bool:
+        """True if a cache-less forward reads this prompt again with tokens added at the end."""
+        ids, pixels = inputs.get("input_ids"), inputs.get("pixel_values")
+        if ids is None or self.input_ids is None or pixels is None or self.pixels is None:
+            return False
+        length = self.input_ids.shape[1]
+        if ids.shape[0] != self.input_ids.shape[0] or ids.shape[1] <= length:
+            return False
+        same_pixels = pixels is self.pixels or (pixels.shape == self.pixels.shape and torch.equal(pixels, self.pixels))
+        return same_pixels and torch.equal(ids[:, :length], self.input_ids)
+
+    def visual_per_layer(self) -> list[int]:
+        """Visual tokens of all rows seen by each decoder layer."""
+        out = []
+        for layer in range(self.num_layers):
+            segment = next(s for s in reversed(self.segments) if s.start <= layer)
+            out.append(sum(segment.num_visual))
+        return out
+
+    def kept(self) -> list[list[Tensor]]:
+        """Kept tokens per row and image, as ascending indices in the image's own raster order."""
+        first, last = self.layout, self.segments[-1].layout
+        out = []
+        for row, count in enumerate(last.num_tokens):
+            slots = set(last.slot[row, :count].tolist())
+            out.append([_indices_in(image, slots) for image in _slots_by_image(first, row)])
+        return out
+
+    def merged(self) -> list[list[Tensor]]:
+        """For each token of each image the index of the kept token that holds it, or -1 if it was dropped."""
+        parent_slot = self._parent_slots()
+        out = []
+        for row in range(len(self.layout.slot)):
+            images = []
+            for slots in _slots_by_image(self.layout, row):
+                number = {slot: i for i, slot in enumerate(slots)}
+                images.append(
+                    torch.tensor([number.get(parent_slot[row].get(s, -1), -1) for s in slots], dtype=torch.long)
+                )
+            out.append(images)
+        return out
+
+    def record(self) -> PromptRecord:
+        """Counts for the report."""
+        tokens_in = tuple(tuple(len(i) for i in _slots_by_image(self.layout, r)) for r in range(len(self.layout.slot)))
+        tokens_kept = tuple(tuple(len(i) for i in row) for row in self.kept())
+        return PromptRecord(
+            tokens_in,
+            tokens_kept,
+            tuple(self.visual_per_layer()),
+            self.cache_lengths,
+            self.cache_bytes,
+            self.full_cache_bytes,
+        )
+
+    def _parent_slots(self) -> list[dict[int, int]]:
+        """For each row, the slot of the kept token that holds the token of a slot."""
+        parents = [{s: s for s in self.layout.slot[r, :n].tolist()} for r, n in enumerate(self.layout.num_tokens)]
+        for decision in self.decisions:
+            moves: list[dict[int, int]] = [{} for _ in parents]
+            keep = decision.reduction.keep.cpu()
+            source = None if decision.reduction.source is None else decision.reduction.source.cpu()
+            for u, row in enumerate(decision.units.source_row):
+                slots = decision.units.layout.slot[u, : decision.units.num_tokens[u]].tolist()
+                for i, slot in enumerate(slots):
+                    to = i if keep[u, i] else -1
+                    if to < 0 and source is not None:
+                        to = int(source[u, i])
+                    moves[row][slot] = slots[to] if to >= 0 else -1
+            parents = [{s: moves[r].get(p, -1) for s, p in row.items()} for r, row in enumerate(parents)]
+        return parents
+
+
+def _slots_by_image(layout: Layout, row: int) -> list[list[int]]:
+    count = layout.num_tokens[row]
+    slots, images = layout.slot[row, :count].tolist(), layout.image[row, :count].tolist()
+    return [[s for s, i in zip(slots, images, strict=True) if i == image] for image in range(layout.num_images[row])]
+
+
+def _indices_in(slots: list[int], kept: set[int]) -> Tensor:
+    return torch.tensor([i for i, s in enumerate(slots) if s in kept], dtype=torch.long)

@@ -1,0 +1,310 @@
+"""One forward pass under a run: reading a prompt, or adding tokens to a prompt that was read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache
+
+from ..core.cards import Positions
+from ..core.contracts import Method, Step
+from ..core.errors import MethodError
+from ..core.layout import Layout, Units
+from ..core.reduction import Reduction
+from ..core.view import Point
+from ..models.adapter import Adapter
+from .cache import Ledger, Stored, check_cache, reduced, stored_bytes, stored_lengths
+from .capture import PREFIX
+from .decision import Decision, Prompt
+from .masks import as_implementation, decode_mask, gather_mask
+from .plan import counts_of, units_of
+from .sequence import Cut, Segment, make_cut, positions_after, whole_prompt
+from .timing import Stopwatch
+from .view import EngineView, Sources
+
+Kwargs = dict[str, Any]
+
+
+class Reading:
+    """Prefill: decide at each cut, shorten the hidden states, and give every later layer what fits them.
+
+    With `replay` the decisions of an earlier reading of the same prompt are used again (steps without a cache).
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        steps: list[Step],
+        layout: Layout,
+        sources: Sources,
+        positions: Positions | None,
+        stopwatch: Stopwatch,
+        replay: Prompt | None = None,
+    ) -> None:
+        self.sources = sources
+        self.prompt = Prompt(
+            sources.inputs.get("input_ids"), sources.inputs.get("pixel_values"), len(adapter.decoder_layers)
+        )
+        self.fired = 0
+        self.cache: Cache | None = None
+        self._adapter, self._layout, self._positions, self._stopwatch = adapter, layout, positions, stopwatch
+        self._steps = list(steps)
+        self._replay = list(replay.decisions) if replay else None
+        self._state: dict[str, dict[str, Any]] = {}
+        self._position_ids: list[Tensor] = []
+        self._masks: dict[tuple[int, int], Tensor | None] = {}
+        self._rotary: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+
+    @property
+    def segment(self) -> Segment:
+        return self.prompt.segments[-1]
+
+    def before_layer(self, layer: int, hidden: Tensor, kwargs: Kwargs) -> tuple[Tensor, Kwargs]:
+        """Cut in front of a layer if a step says so, then hand the layer inputs of its segment."""
+        self.fired += 1
+        self.cache = kwargs.get("past_key_values", self.cache)
+        if layer == 0:
+            self._begin(hidden, kwargs)
+        if self._replay is not None:
+            while self._replay and self._replay[0].at_layer == layer:
+                hidden = self._apply(self._replay.pop(0), hidden)
+        else:
+            while self._steps and self._steps[0].at_layer == layer:
+                hidden = self._apply(self._decide(self._steps.pop(0), hidden, layer, kwargs), hidden)
+        if len(self.prompt.segments) == 1:
+            return hidden, kwargs
+        return hidden, self._fit(layer, hidden, kwargs)
+
+    def finish(self, owner: int) -> None:
+        """Attach the decision to the cache, if there is one."""
+        self.sources.inputs.clear()
+        if self.cache is None:
+            return
+        check_cache(self.cache)
+        full_length = self.prompt.segments[0].length
+        self.prompt.cache_lengths = tuple(stored_lengths(self.cache))
+        self.prompt.cache_bytes = stored_bytes(self.cache)
+        stored = sum(self.prompt.cache_lengths)
+        per_token = self.prompt.cache_bytes // stored if stored else 0
+        self.prompt.full_cache_bytes = per_token * full_length * len(self.prompt.cache_lengths)
+        ledger = Ledger.open(owner, full_length, self.prompt.segments, self.prompt.visual_per_layer())
+        reduced(self.cache, ledger)
+
+    def cut_labels(self, labels: Tensor, ignore_index: int = -100) -> Tensor:
+        """Labels of the last segment's tokens; engine padding is ignored."""
+        out = labels.gather(1, self.segment.places.to(labels.device))
+        if self.segment.padded is not None:
+            out = out.masked_fill(self.segment.padded.to(labels.device), ignore_index)
+        return out
+
+    def _begin(self, hidden: Tensor, kwargs: Kwargs) -> None:
+        mask = self.sources.inputs.get("attention_mask")
+        if mask is not None and mask.ndim == 4:
+            closed = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+            mask = closed.any(dim=2).any(dim=1)
+        if mask is not None and bool(mask.all()):  # as transformers does, so that no mask is built where none is needed
+            mask = None
+        batch, length = hidden.shape[:2]
+        self.prompt.segments.append(whole_prompt(self._layout, batch, length, hidden.device, mask))
+        self.sources.embeddings = hidden
+        positions = kwargs.get("position_ids")
+        if positions is None:
+            positions = torch.arange(length, device=hidden.device)[None]
+        self._position_ids = [positions]
+
+    def _decide(self, step: Step, hidden: Tensor, layer: int, kwargs: Kwargs) -> Decision:
+        segment = self.segment
+        units = units_of(step, segment.layout)
+        counts = counts_of(step, segment.layout, units)
+        positions = self._positions or ("original" if self._adapter.info.multi_axis_positions else None)
+        positions = positions or step.method.card.positions
+        if counts.asked and counts.is_everything:
+            keep = units.index.to(hidden.device) >= 0
+            return Decision(layer, units, Reduction(keep, counts.num_keep), counts.num_keep, positions, None)
+        view = self._view(step, units, hidden, layer, kwargs)
+        reduction = step.reduce(view, counts)
+        num_kept = check_reduction(step, reduction, counts.num_keep, view.mask)
+        vectors = reduction.embeddings
+        if vectors is not None and reduction.space == "encoder":
+            vectors = view.connector(vectors.to(view.features().dtype))
+        return Decision(layer, units, reduction, num_kept, positions, vectors)
+
+    def observe(self, method: Method, point: Point, output: Tensor) -> None:
+        """Let a method fold a module's output, at the tokens of its next cut, into its state."""
+        step = next((s for s in self._steps if s.method == method), None)
+        if step is None or self._replay is not None:
+            return
+        units = units_of(step, self.segment.layout)
+        view = self._view(step, units, output, point.layer, {})
+        method.observe(view, view.tokens.embeddings, point)
+
+    def _view(self, step: Step, units: Units, hidden: Tensor, layer: int, kwargs: Kwargs) -> EngineView:
+        return EngineView(
+            method_id=step.method.id,
+            adapter=self._adapter,
+            sources=self.sources,
+            segment=self.segment,
+            history=self.prompt.segments,
+            units=units,
+            hidden=hidden,
+            layer=layer,
+            rotary=self._rotary_for(hidden, kwargs),
+            state=self._state.setdefault(step.method.id, {}),
+            stopwatch=self._stopwatch,
+        )
+
+    def _apply(self, decision: Decision, hidden: Tensor) -> Tensor:
+        cut: Cut = make_cut(
+            self.segment,
+            decision.units,
+            decision.reduction,
+            decision.num_kept,
+            decision.at_layer,
+            decision.positions,
+            decision.vectors,
+        )
+        self._position_ids.append(positions_after(cut.segment, self._position_ids[-1]))
+        self.prompt.segments.append(cut.segment)
+        self.prompt.decisions.append(decision)
+        for state in self._state.values():
+            _cut_state(state, decision)
+        return cut.apply(hidden)
+
+    def _fit(self, layer: int, hidden: Tensor, kwargs: Kwargs) -> Kwargs:
+        segment, number = self.segment, len(self.prompt.segments)
+        out = dict(kwargs)
+        received = kwargs.get("attention_mask")
+        key = (number, id(received))
+        if key not in self._masks:
+            unpadded = None if segment.padded is None else ~segment.padded
+            mask = gather_mask(received, segment.places, unpadded)
+            self._masks[key] = as_implementation(mask, self._implementation, hidden.dtype)
+        out["attention_mask"] = self._masks[key]
+        if kwargs.get("position_ids") is not None:
+            out["position_ids"] = self._position_ids[-1]
+        if kwargs.get("position_embeddings") is not None:
+            out["position_embeddings"] = self._rotary_for(hidden, kwargs)(layer)
+        return out
+
+    def _rotary_for(self, hidden: Tensor, kwargs: Kwargs) -> Callable[[int], tuple[Tensor, Tensor]]:
+        received = kwargs.get("position_embeddings")
+        key = (len(self.prompt.segments), id(received))
+
+        def rotary(which: int) -> tuple[Tensor, Tensor]:
+            if key not in self._rotary:
+                self._rotary[key] = self._make_rotary(which, hidden, received)
+            return self._rotary[key]
+
+        return rotary
+
+    def _make_rotary(self, layer: int, hidden: Tensor, received: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+        segments = self.prompt.segments
+        if received is None or any(s.positions == "compact" for s in segments):
+            return self._adapter.rotary(hidden, self._position_ids[-1], layer)
+        cos, sin = received
+        if len(segments) == 1:
+            return cos, sin
+        return gather_rotary(cos, self.segment.places), gather_rotary(sin, self.segment.places)
+
+    @property
+    def _implementation(self) -> str:
+        name = self._adapter.language_model.config._attn_implementation or "eager"  # type: ignore[union-attr]
+        return name.removeprefix(PREFIX)  # type: ignore[union-attr]
+
+
+class Continuing:
+    """Tokens added to a prompt on its cache: decode steps, or a second turn."""
+
+    def __init__(self, adapter: Adapter, ledger: Ledger, attention_mask: Tensor | None, num_new: int) -> None:
+        self._adapter, self._ledger = adapter, ledger
+        self.num_new = num_new
+        new = None if attention_mask is None or attention_mask.ndim != 2 else attention_mask[:, -num_new:].bool()
+        self._new_valid = new
+        self._masks: dict[tuple[int, bool], Tensor | None] = {}
+        self._rotary: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def before_layer(self, layer: int, hidden: Tensor, kwargs: Kwargs) -> tuple[Tensor, Kwargs]:
+        """Give a layer the mask of its own cache, and positions that continue its segment."""
+        stored = self._ledger.segment_of(layer)
+        out = dict(kwargs)
+        out["attention_mask"] = self._mask(layer, stored, hidden)
+        if stored.shift is not None:
+            positions = kwargs["position_ids"].expand(len(hidden), -1) - stored.shift[:, None]
+            out["position_ids"] = positions
+            if stored.start not in self._rotary:
+                self._rotary[stored.start] = self._adapter.rotary(hidden, positions, layer)
+            out["position_embeddings"] = self._rotary[stored.start]
+        return hidden, out
+
+    def finish(self) -> None:
+        self._ledger.extend(self.num_new, self._new_valid)
+
+    def close(self) -> None:
+        self._ledger.running = False
+
+    def cut_labels(self, labels: Tensor) -> Tensor:
+        return labels
+
+    def _mask(self, layer: int, stored: Stored, hidden: Tensor) -> Tensor | None:
+        rule = self._adapter.mask_rule(layer)
+        key = (stored.start, rule is None)
+        if rule is not None or key not in self._masks:
+            first = self._ledger.full_length
+            batch = len(hidden)
+            new_places = torch.arange(first, first + self.num_new, device=hidden.device).expand(batch, -1)
+            mask = decode_mask(
+                stored.valid,
+                self._new_valid,
+                batch=batch,
+                num_past=stored.places.shape[1],
+                num_new=self.num_new,
+                device=hidden.device,
+                rule=rule,
+                past_places=stored.places,
+                new_places=new_places,
+            )
+            name = self._adapter.language_model.config._attn_implementation or "eager"  # type: ignore[union-attr]
+            self._masks[key] = as_implementation(mask, name.removeprefix(PREFIX), hidden.dtype)  # type: ignore[union-attr]
+        return self._masks[key]
+
+
+def gather_rotary(table: Tensor, places: Tensor) -> Tensor:
+    """Rows of cos or sin `[..., B or 1, S, D]` at `places [B, S']`."""
+    batch, size = places.shape
+    full = table.expand(*table.shape[:-3], batch, *table.shape[-2:])
+    index = places[..., None].expand(*table.shape[:-3], batch, size, table.shape[-1])
+    return full.gather(-2, index)
+
+
+def check_reduction(step: Step, reduction: Reduction, num_keep: tuple[int, ...], mask: Tensor) -> tuple[int, ...]:
+    """Kept counts on the host. Raises MethodError where a method's answer breaks its card."""
+    method, card = step.method.id, step.method.card
+    if reduction.keep.shape != mask.shape:
+        raise MethodError(f"{method}: keep must be {tuple(mask.shape)}; got {tuple(reduction.keep.shape)}.")
+    if reduction.num_kept is None:
+        num_kept = tuple((reduction.keep & mask).sum(dim=1).tolist())  # the method's count is known to the device only
+    else:
+        num_kept = tuple(reduction.num_kept)
+    if card.takes_keep and step.budget is not None:
+        wrong = [k for k, n in zip(num_kept, num_keep, strict=True) if k > n or (card.count == "exact" and k != n)]
+        if wrong and card.count != "adaptive":
+            raise MethodError(
+                f"{method} kept {wrong[0]} tokens where {num_keep} were asked; its card says {card.count}."
+            )
+    if card.min_keep and any(k < card.min_keep for k in num_kept):
+        raise MethodError(f"{method} kept {min(num_kept)} tokens of an item; its card says at least {card.min_keep}.")
+    return num_kept
+
+
+def _cut_state(state: Kwargs, decision: Decision) -> None:
+    """Cut running statistics `[B, V, ...]` of a method like the tokens they describe."""
+    keep = decision.reduction.keep
+    width = max(decision.num_kept, default=0)
+    index = torch.sort((~keep).to(torch.int8), dim=1, stable=True).indices[:, :width]
+    for name, value in state.items():
+        if isinstance(value, Tensor) and value.shape[:2] == keep.shape:
+            view = index.reshape(*index.shape, *[1] * (value.ndim - 2)).expand(-1, -1, *value.shape[2:])
+            state[name] = value.gather(1, view)

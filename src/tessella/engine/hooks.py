@@ -1,0 +1,84 @@
+"""Hooks on a model that leave no trace: removed on exit, and inert in a deep copy of the model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from types import MethodType
+from typing import Any
+
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+
+def idle(*args: Any, **kwargs: Any) -> None:
+    """What a hook becomes in a copy of the model: nothing."""
+
+
+class Hook:
+    """A callable that turns into `idle` when the model is copied or pickled."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._function(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
+        return idle
+
+    def __reduce__(self) -> str:
+        return "idle"
+
+
+class Override:
+    """An instance attribute that stands in for a method or function of a module until it is removed.
+
+    In a copy of the module the original comes back.
+    """
+
+    def __init__(self, module: nn.Module, name: str, original: Any, function: Callable[..., Any]) -> None:
+        self._module, self._name, self._original, self._function = module, name, original, function
+        self._had_own = name in vars(module)
+        setattr(module, name, self)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._function(self._original, *args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        twin = memo.get(id(self._module))
+        if isinstance(self._original, MethodType) and twin is not None:
+            return MethodType(self._original.__func__, twin)
+        return copy.deepcopy(self._original, memo)
+
+    def remove(self) -> None:
+        if vars(self._module).get(self._name) is not self:
+            return
+        if self._had_own:
+            setattr(self._module, self._name, self._original)
+        else:
+            delattr(self._module, self._name)
+
+
+class Hooks:
+    """All hooks and overrides of one run."""
+
+    def __init__(self) -> None:
+        self._handles: list[RemovableHandle | Override] = []
+
+    def before(self, module: nn.Module, function: Callable[..., Any]) -> None:
+        """Call `function(module, args, kwargs)` in front of a module."""
+        self._handles.append(module.register_forward_pre_hook(Hook(function), with_kwargs=True))
+
+    def after(self, module: nn.Module, function: Callable[..., Any], always: bool = False) -> None:
+        """Call `function(module, args, kwargs, output)` behind a module; with `always` after an exception too."""
+        self._handles.append(module.register_forward_hook(Hook(function), with_kwargs=True, always_call=always))
+
+    def override(self, module: nn.Module, name: str, original: Any, function: Callable[..., Any]) -> None:
+        """Call `function(original, *args)` wherever `module.name(*args)` is called."""
+        self._handles.append(Override(module, name, original, function))
+
+    def remove(self) -> None:
+        for handle in reversed(self._handles):
+            handle.remove()
+        self._handles.clear()

@@ -1,0 +1,221 @@
+"""From a pipeline to the cuts of one model: layers fitted, needs checked, budgets solved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+
+from ..core.budget import Budget, Counts, Scope, decision_unit, resolve_counts, round_count
+from ..core.cards import NEEDS, Positions
+from ..core.contracts import Method, Rewriter, Step
+from ..core.errors import BudgetError, TessellaError, UnsupportedError
+from ..core.layout import Layout, Units
+from ..core.pipeline import Part, Pipeline, as_pipeline
+from ..core.registry import methods
+from ..core.view import Captures, Point
+from ..models.adapter import Adapter, find_adapter
+
+ENGINE_STAGES = ("input", "connector", "prefill")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a model can carry a method; if not, why, and the nearest method that works."""
+
+    ok: bool
+    reason: str = ""
+    nearest: str | None = None
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+    def __str__(self) -> str:
+        return "yes" if self.ok else self.reason + (f" Nearest: {self.nearest}." if self.nearest else "")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The fitted parts of a pipeline for one model."""
+
+    pipeline: Pipeline
+    parts: tuple[Part, ...]
+    rewriters: tuple[Part, ...]
+    positions: Positions | None
+    notes: tuple[str, ...]
+    captures: Captures
+    observers: tuple[tuple[Method, Point], ...]
+
+    def steps(self, adapter: Adapter, layout: Layout) -> list[Step]:
+        """All cuts for a prompt, in order of layer. Budgets over the layer mean are solved here."""
+        out: list[Step] = []
+        for part in self.parts:
+            budget = part.budget
+            if budget is not None and scope_of(part.method, budget) == "layer-mean":
+                budget = solve_layer_mean(part.method, adapter, budget, layout)
+            out += part.method.steps(adapter.info, budget)
+        return out
+
+
+def make_plan(adapter: Adapter, pipeline: Pipeline, positions: Positions | None) -> Plan:
+    """Check a pipeline against a model. Raises UnsupportedError or BudgetError, naming the method at fault."""
+    if not pipeline.parts:
+        raise UnsupportedError("the pipeline is empty.")
+    if positions == "compact" and adapter.info.multi_axis_positions:
+        raise UnsupportedError(
+            "positions='compact' has no meaning on a model with multi-axis positions; use 'original'."
+        )
+    if positions not in (None, "original", "compact"):
+        raise UnsupportedError(f"positions must be 'original' or 'compact'; got {positions!r}.")
+    fitted, rewriters, notes, steps = [], [], [], []
+    for part in pipeline.parts:
+        check_method(adapter, part.method)
+        method = part.method.fit(adapter.info)
+        if method != part.method:
+            changed = {k: v for k, v in vars(method).items() if v != getattr(part.method, k)}
+            layers = ", ".join(f"{k}={v}" for k, v in changed.items())
+            notes.append(f"{method.id}: layers scaled to this model's depth: {layers}")
+        (rewriters if isinstance(method, Rewriter) else fitted).append(Part(method, part.budget))
+        steps += method.steps(adapter.info, part.budget)  # refuses impossible layers before anything runs
+    check_order(pipeline, steps)
+    captures = Captures(
+        encoder=_union(s.captures.encoder for s in steps),
+        decoder=_union(s.captures.decoder for s in steps),
+        encoder_hidden=_union(s.captures.encoder_hidden for s in steps),
+        class_features=any(s.captures.class_features for s in steps),
+    )
+    observers = dict.fromkeys((s.method, point) for s in steps for point in s.observes)
+    return Plan(pipeline, tuple(fitted), tuple(rewriters), positions, tuple(notes), captures, tuple(observers))
+
+
+def check_order(pipeline: Pipeline, steps: list[Step]) -> None:
+    """Raise UnsupportedError unless the cuts are written in the order in which the layers run."""
+    cuts = [s.at_layer for s in steps]
+    if cuts != sorted(cuts):
+        raise UnsupportedError(f"the steps of '{pipeline}' act at layers {cuts}; write them in ascending order.")
+
+
+def _union(parts: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    return tuple(sorted({i for part in parts for i in part}))
+
+
+def check_method(adapter: Adapter, method: Method) -> None:
+    """Raise UnsupportedError unless the adapter has what the method needs."""
+    missing = [n for n in method.needs(adapter.info) if n not in adapter.capabilities]
+    if missing:
+        what = NEEDS[missing[0]]
+        nearest = _nearest(adapter, method)
+        hint = f" Nearest: {nearest}." if nearest else ""
+        raise UnsupportedError(f"{method.id} needs {what}; this {adapter.info.family} model has none.{hint}")
+    if not any(stage in ENGINE_STAGES for stage in method.card.stages):
+        raise UnsupportedError(
+            f"{method.id} acts at {', '.join(method.card.stages)}, which the engine does not cut yet."
+        )
+
+
+def can_apply(model: object, method: str | Method | Pipeline) -> Verdict:
+    """Whether a model can carry a method or pipeline, or the reason why not.
+
+    Raises UnknownMethodError or MethodError for a text that names no method.
+    """
+    pipeline = as_pipeline(method)
+    try:
+        adapter = model if isinstance(model, Adapter) else find_adapter(model)  # type: ignore[arg-type]
+        for part in pipeline.parts:
+            check_method(adapter, part.method)
+            part.method.fit(adapter.info)
+    except TessellaError as error:
+        text = str(error)
+        reason, _, nearest = text.partition(" Nearest: ")
+        return Verdict(False, reason, nearest.rstrip(".") or None)
+    return Verdict(True)
+
+
+def scope_of(method: Method, budget: Budget) -> Scope:
+    """The scope of a budget: its own, or the default of the method's card."""
+    return budget.scope or method.card.scope
+
+
+def units_of(step: Step, layout: Layout) -> Units:
+    """The groups among which a step decides."""
+    card = step.method.card
+    scope = card.scope if step.budget is None else scope_of(step.method, step.budget)
+    return layout.split(decision_unit(scope, card.unit))
+
+
+def counts_of(step: Step, layout: Layout, units: Units) -> Counts:
+    """How many tokens each group keeps."""
+    card = step.method.card
+    if step.budget is None:
+        return Counts(units.num_tokens, units.num_tokens, asked=False)
+    scope = scope_of(step.method, step.budget)
+    return resolve_counts(step.budget, layout, units, scope=scope, rounding=card.rounding, min_keep=card.min_keep)
+
+
+def mean_keep_ratio(tokens_by_layer: list[int], num_tokens: int) -> float:
+    """Average over decoder layers of the share of visual tokens that a layer sees."""
+    return sum(tokens_by_layer) / (len(tokens_by_layer) * num_tokens) if num_tokens else 1.0
+
+
+def solve_layer_mean(method: Method, adapter: Adapter, budget: Budget, layout: Layout) -> Budget:
+    """The budget after the last cut whose mean over all layers comes closest to what was asked.
+
+    Raises BudgetError where the layers in front of the first cut alone already exceed it, or where an int cannot mean
+    the same share for all images of the batch.
+    """
+    sizes = set(layout.split("image").num_tokens)
+    keep = budget.keep
+    if isinstance(keep, int):
+        if len(sizes) > 1:
+            raise BudgetError(
+                f"keep={keep} per layer-mean on images of {sorted(sizes)} tokens; give a fraction instead."
+            )
+        if keep > min(sizes, default=keep):
+            raise BudgetError(f"keep={keep} per layer-mean is more than the {min(sizes)} visual tokens there are.")
+    size = max(sizes, default=0)
+    if size == 0:
+        return Budget(Fraction(1), "image")
+    target = Fraction(keep, size) if isinstance(keep, int) else keep
+    means = {
+        k: _layer_mean(method, adapter, Fraction(k, size), size) for k in range(max(method.card.min_keep, 1), size + 1)
+    }
+    least = min(means.values())
+    if target < least:
+        raise BudgetError(
+            f"a layer mean of {float(target):.4g} is out of reach for {method.id}: the layers in front of its cuts see "
+            f"every token; the least possible is {float(least):.4g}."
+        )
+    best = min(means, key=lambda k: (abs(means[k] - target), k))
+    return Budget(Fraction(best, size), "image")
+
+
+def _layer_mean(method: Method, adapter: Adapter, keep: Fraction, size: int) -> Fraction:
+    steps = method.steps(adapter.info, Budget(keep))
+    depth = adapter.info.num_layers
+    total, tokens = 0, size
+    for step, end in zip(steps, [*[s.at_layer for s in steps[1:]], depth], strict=True):
+        total += 0 if step is not steps[0] else tokens * step.at_layer
+        assert step.budget is not None
+        part = step.budget.keep
+        tokens = (
+            part
+            if isinstance(part, int)
+            else max(round_count(part * tokens, method.card.rounding), method.card.min_keep)
+        )
+        total += tokens * (end - step.at_layer)
+    return Fraction(total, depth * size)
+
+
+def _nearest(adapter: Adapter, method: Method) -> str | None:
+    """The method closest in stage and needs that this model can carry."""
+    if method.card.nearest:
+        return method.card.nearest
+    wanted = set(method.card.needs)
+    best: tuple[int, str] | None = None
+    for method_id, cls in methods(baseline=False).items():
+        usable = all(n in adapter.capabilities for n in cls.card.needs)
+        if method_id == method.id or not usable or not set(cls.card.stages) & set(method.card.stages):
+            continue
+        rank = (-len(wanted & set(cls.card.needs)), method_id)
+        best = min(best, rank) if best else rank
+    return best[1] if best else None

@@ -1,0 +1,115 @@
+"""The interface between the engine and a model family."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from ..core.errors import UnsupportedError
+from ..core.layout import Layout
+from ..core.model_info import ModelInfo
+
+MaskRule = Callable[[Int[Tensor, "B Q 1"], Int[Tensor, "B 1 S"]], Bool[Tensor, "B Q S"]]
+
+
+class Adapter(ABC):
+    """Where the parts of one model are, which of its tokens are visual, and what it can give.
+
+    A family fills the attributes and the abstract methods; the other methods have defaults that fit a model with one
+    picture grid per image and one position axis.
+    """
+
+    model_types: ClassVar[tuple[str, ...]]
+    capabilities: frozenset[str]
+    info: ModelInfo
+    entry: nn.Module  # its forward receives input_ids and pixels
+    encoder: nn.Module
+    encoder_layers: Sequence[nn.Module]
+    connector: nn.Module
+    language_model: nn.Module
+    decoder_layers: Sequence[nn.Module]
+
+    @classmethod
+    @abstractmethod
+    def entry_of(cls, model: nn.Module) -> nn.Module | None:
+        """The module of `model` whose forward receives input_ids and pixels, if it belongs to this family."""
+
+    @abstractmethod
+    def layout(self, inputs: Mapping[str, Any]) -> Layout | None:
+        """Layout of the visual tokens in a forward's arguments; None if there are none."""
+
+    @abstractmethod
+    def flatten_encoder(self, values: Float[Tensor, "items S *rest"]) -> Float[Tensor, "T *rest"]:
+        """Per-position values of the encoder (class token included) as one row per visual token, in prompt order."""
+
+    def flatten_features(self, features: Float[Tensor, "items N C"]) -> Float[Tensor, "T C"]:
+        """The connector's input as one row per visual token, in prompt order."""
+        return features.flatten(0, 1)
+
+    def encoder_attention(self, layer: int) -> nn.Module:
+        """The attention module of an encoder layer."""
+        return self.encoder_layers[layer].self_attn  # type: ignore[return-value]
+
+    def decoder_attention(self, layer: int) -> nn.Module:
+        """The attention module of a decoder layer."""
+        return self.decoder_layers[layer].self_attn  # type: ignore[return-value]
+
+    def decoder_norm(self, layer: int) -> nn.Module:
+        """The norm in front of a decoder layer's attention."""
+        return self.decoder_layers[layer].input_layernorm  # type: ignore[return-value]
+
+    def project(self, features: Float[Tensor, "B K Ce"]) -> Float[Tensor, "B K C"]:
+        """Features through the connector."""
+        return self.connector(features)
+
+    def rotary(self, hidden: Tensor, position_ids: Int[Tensor, "B S"], layer: int) -> tuple[Tensor, Tensor]:
+        """cos and sin of positions for a decoder layer, by the model's own module."""
+        return self.language_model.rotary_emb(hidden, position_ids)  # type: ignore[operator]
+
+    def mask_rule(self, layer: int) -> MaskRule | None:
+        """Which keys a query may see beyond causality, by original position; None if all earlier ones."""
+        return None
+
+    def pixel_statistics(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+        """Mean and standard deviation by which this family's processors normalise pictures."""
+        return (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+@cache
+def adapter_classes() -> tuple[type[Adapter], ...]:
+    """Every adapter of this package, found by file name."""
+    package = importlib.import_module("tessella.models")
+    modules = [importlib.import_module(f"tessella.models.{m.name}") for m in pkgutil.iter_modules(package.__path__)]
+    found = [v for m in modules for v in vars(m).values() if isinstance(v, type) and issubclass(v, Adapter)]
+    return tuple(c for c in dict.fromkeys(found) if hasattr(c, "model_types"))
+
+
+def find_adapter(model: nn.Module) -> Adapter:
+    """The adapter of a model, which may be wrapped (PEFT). Raises UnsupportedError naming the known families."""
+    for cls in adapter_classes():
+        entry = cls.entry_of(model)
+        if entry is not None:
+            return cls(entry)  # type: ignore[call-arg]
+    known = ", ".join(sorted(t for c in adapter_classes() for t in c.model_types))
+    kind = getattr(getattr(model, "config", None), "model_type", None) or type(model).__name__
+    raise UnsupportedError(f"no adapter for model type {kind!r}; known: {known}.")
+
+
+def placeholders(inputs: Mapping[str, Any], image_token_id: int, embed: nn.Module) -> Bool[Tensor, "B S"] | None:
+    """True where a prompt has an image placeholder, from its ids or, without ids, from its embeddings."""
+    ids = inputs.get("input_ids")
+    if ids is not None:
+        return ids == image_token_id
+    embeds = inputs.get("inputs_embeds")
+    if embeds is None:
+        return None
+    token = torch.tensor(image_token_id, device=embeds.device)
+    return (embeds == embed(token)).all(dim=-1)
