@@ -81,8 +81,8 @@ def draw_prompt(
     """All pictures of one prompt side by side, each as in `draw_kept`, under one legend and caption.
 
     For each picture: its blocks (one per tile or frame) and its kept tokens, whose indices count through the tokens of
-    its blocks in order; newline tokens count, but there is nothing to draw for them. A picture with several blocks is given once (each block shows all of it) or as a
-    sequence with one picture per block. Raises LayoutError when the counts do not match.
+    its blocks in order; newline tokens count, but there is nothing to draw for them. A picture with several blocks is
+    given once (each block shows all of it) or as a sequence with one picture per block. Raises LayoutError when the counts do not match.
     """
     if not images:
         raise LayoutError("there is no picture to draw in this prompt.")
