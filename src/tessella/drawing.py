@@ -82,7 +82,8 @@ def draw_prompt(
 
     For each picture: its blocks (one per tile or frame) and its kept tokens, whose indices count through the tokens of
     its blocks in order; newline tokens count, but there is nothing to draw for them. A picture with several blocks is
-    given once (each block shows all of it) or as a sequence with one picture per block. Raises LayoutError when the counts do not match.
+    given once (each block shows all of it) or as a sequence with one picture per block.
+    Raises LayoutError when the counts do not match.
     """
     if not images:
         raise LayoutError("there is no picture to draw in this prompt.")
