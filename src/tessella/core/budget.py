@@ -111,7 +111,9 @@ def format_keep(keep: int | Fraction) -> str:
 
 def round_count(value: Fraction, rounding: Rounding) -> int:
     """A count from an exact share; 'nearest' takes the even neighbour at one half, as Python's round does."""
-    return {"nearest": round, "floor": math.floor, "ceil": math.ceil}[rounding](value)
+    if rounding == "nearest":
+        return round(value)
+    return math.floor(value) if rounding == "floor" else math.ceil(value)
 
 
 def divide(total: int, sizes: Sequence[int]) -> list[int]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from .budget import Budget, Counts
 from .cards import Card, Stage
 from .errors import MethodError, UnsupportedError
-from .model_info import ModelInfo, PaperLayer, fit_layers
+from .model_info import ModelInfo, PaperLayer, Part, fit_layers
 from .reduction import Reduction
 from .view import Captures, Point, View
 
@@ -51,6 +51,7 @@ class Method(ABC):
     def fit(self, info: ModelInfo) -> Method:
         """This method with its layers fitted to a model; the same object if nothing changes.
 
+        Layers are fields whose default is a PaperLayer, `at_layer`, and fields with metadata `{"layer_of": part}`.
         Raises UnsupportedError if a layer that the user named is not in the model.
         """
         layers, parts = {}, {}
@@ -59,8 +60,8 @@ class Method(ABC):
             value = getattr(self, f.name)
             if isinstance(value, Method):
                 changes[f.name] = value.fit(info)
-            elif isinstance(f.default, PaperLayer) and value is not None:
-                layers[f.name], parts[f.name] = value, f.default.part
+            elif value is not None and (part := _part_of(f)) is not None:
+                layers[f.name], parts[f.name] = value, part
         try:
             changes |= fit_layers(layers, parts, info)
         except UnsupportedError as error:
@@ -76,6 +77,10 @@ class Method(ABC):
             where = f"in front of decoder layer {at_layer}"
             raise UnsupportedError(f"{self.id} cannot act {where}; it acts at: {', '.join(self.card.stages)}.")
         return (Step(self, stages[0], at_layer, budget, self.reduce, self.captures(info), self.observes(info)),)
+
+    def needs(self, info: ModelInfo) -> tuple[str, ...]:
+        """What this method, with its settings, needs of a model: keys of `cards.NEEDS`; by default those of its card."""
+        return self.card.needs
 
     def captures(self, info: ModelInfo) -> Captures:
         """What the engine must record so that the view can answer this method."""
@@ -169,6 +174,9 @@ class Corrector(Scorer):
     def protect(self, view: View) -> Bool[Tensor, "B V"] | None:
         return self.scorer.protect(view)
 
+    def needs(self, info: ModelInfo) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.card.needs, *self.scorer.needs(info))))
+
     def captures(self, info: ModelInfo) -> Captures:
         return self.scorer.captures(info)
 
@@ -192,6 +200,9 @@ class Schedule(Method):
         for layer, part in self.plan(info, budget):
             out += dataclasses.replace(self.method, at_layer=layer).steps(info, part)  # type: ignore[type-var]
         return tuple(out)
+
+    def needs(self, info: ModelInfo) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.card.needs, *self.method.needs(info))))
 
     def reduce(self, view: View, counts: Counts) -> Reduction:
         return self.method.reduce(view, counts)
@@ -244,6 +255,13 @@ def mask_of(picks: Int[Tensor, "B K"], num_tokens: int) -> Bool[Tensor, "B V"]:
     mask = torch.zeros(len(picks), num_tokens + 1, dtype=torch.bool, device=picks.device)
     index = torch.where(picks >= 0, picks, num_tokens)
     return mask.scatter(1, index, True)[:, :num_tokens]
+
+
+def _part_of(field: dataclasses.Field[Any]) -> Part | None:
+    """The part of the model whose layer a field names, or None if it names no layer."""
+    if isinstance(field.default, PaperLayer):
+        return field.default.part
+    return field.metadata.get("layer_of", "decoder" if field.name == "at_layer" else None)
 
 
 def check_shape(method: str, what: str, given: Tensor, like: Tensor) -> None:

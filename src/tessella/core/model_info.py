@@ -44,7 +44,7 @@ class PaperLayer(int):
         self.depth, self.part = depth, part
         return self
 
-    def __getnewargs__(self) -> tuple[int, int, Part]:  # copy and pickle
+    def __getnewargs__(self) -> tuple[int, int, Part]:  # type: ignore[override]  # for copy and pickle
         return int(self), self.depth, self.part
 
 
@@ -61,8 +61,8 @@ def fit_layers(layers: Mapping[str, int], part: Mapping[str, Part], info: ModelI
         paper = {n: v for n, v in layers.items() if part[n] == which and isinstance(v, PaperLayer)}
         if any(v >= depth for v in paper.values()):
             last = 0
-            for name, value in sorted(paper.items(), key=lambda item: item[1]):
-                last = max(last + 1, round(value * depth / value.depth))
+            for name, layer in sorted(paper.items(), key=lambda item: item[1]):
+                last = max(last + 1, round(layer * depth / layer.depth))
                 out[name] = last
         for name, value in out.items():
             if part[name] == which and not 0 <= value < depth:

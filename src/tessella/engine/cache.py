@@ -132,7 +132,7 @@ def reduced(cache: Cache, ledger: Ledger) -> None:
     """Make a cache carry a ledger, in place. Raises UnsupportedError for caches that are preallocated."""
     check_cache(cache)
     if not isinstance(cache, Reduced):
-        cache.__class__ = _reduced_class(type(cache))
+        cache.__class__ = _reduced_class(type(cache))  # type: ignore[arg-type]
     cache.ledger = ledger  # type: ignore[attr-defined]
 
 

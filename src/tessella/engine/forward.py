@@ -211,8 +211,8 @@ class Reading:
 
     @property
     def _implementation(self) -> str:
-        name = self._adapter.language_model.config._attn_implementation or "eager"  # type: ignore[union-attr]
-        return name.removeprefix(PREFIX)  # type: ignore[union-attr]
+        name = self._adapter.language_model.config._attn_implementation or "eager"
+        return name.removeprefix(PREFIX)
 
 
 class Continuing:
@@ -266,8 +266,8 @@ class Continuing:
                 past_places=stored.places,
                 new_places=new_places,
             )
-            name = self._adapter.language_model.config._attn_implementation or "eager"  # type: ignore[union-attr]
-            self._masks[key] = as_implementation(mask, name.removeprefix(PREFIX), hidden.dtype)  # type: ignore[union-attr]
+            name = self._adapter.language_model.config._attn_implementation or "eager"
+            self._masks[key] = as_implementation(mask, name.removeprefix(PREFIX), hidden.dtype)
         return self._masks[key]
 
 

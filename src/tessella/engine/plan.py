@@ -67,7 +67,10 @@ def make_plan(adapter: Adapter, pipeline: Pipeline, positions: Positions | None)
         )
     if positions not in (None, "original", "compact"):
         raise UnsupportedError(f"positions must be 'original' or 'compact'; got {positions!r}.")
-    fitted, rewriters, notes, steps = [], [], [], []
+    fitted: list[Part] = []
+    rewriters: list[Part] = []
+    notes: list[str] = []
+    steps: list[Step] = []
     for part in pipeline.parts:
         check_method(adapter, part.method)
         method = part.method.fit(adapter.info)

@@ -226,9 +226,9 @@ class Run:
     def _generate_rewritten(self, original: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if args:
             kwargs = {"inputs": args[0], **kwargs}
-        before = kwargs.get("input_ids", kwargs.get("inputs"))
+        before: Any = kwargs.get("input_ids", kwargs.get("inputs"))
         kwargs = self._rewrite(kwargs)
-        after = kwargs.get("input_ids", kwargs.get("inputs"))
+        after: Any = kwargs.get("input_ids", kwargs.get("inputs"))
         self._rewritten = True
         try:
             out = original(**kwargs)
@@ -248,7 +248,7 @@ class Run:
         return inputs
 
     def _encode(self, pixel_values: Tensor, **kwargs: Any) -> Any:
-        return self._adapter.entry.get_image_features(pixel_values=pixel_values, return_dict=True, **kwargs)  # type: ignore[operator]
+        return self._adapter.entry.get_image_features(pixel_values=pixel_values, return_dict=True, **kwargs)
 
     def _before_entry(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._guard.enter()
@@ -274,7 +274,8 @@ class Run:
                     "this cache was made by another run; use it inside that run or start an empty one."
                 )
             ledger.running = True
-            tokens = inputs.get("input_ids") if inputs.get("input_ids") is not None else inputs["inputs_embeds"]
+            ids = inputs.get("input_ids")
+            tokens: Any = ids if ids is not None else inputs["inputs_embeds"]
             self._state = Continuing(self._adapter, ledger, inputs.get("attention_mask"), tokens.shape[1])
         elif has_visual:
             check_cache(cache)

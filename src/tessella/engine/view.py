@@ -18,7 +18,7 @@ from ..core.reduction import VisualTokens
 from ..core.view import Queries, Softmax, View
 from ..models.adapter import Adapter
 from ..ops import attention, draws
-from .capture import Recorder, Switch, attach, detach
+from .capture import PREFIX, Recorder, Switch, attach, detach
 from .sequence import Segment
 from .timing import Stopwatch
 
@@ -146,10 +146,10 @@ class EngineView(View):
         cos, sin = self._rotary(layer)
         if not rotate:
             cos, sin = torch.ones_like(cos), torch.zeros_like(sin)
-        module = self._adapter.decoder_attention(layer)
+        module: Any = self._adapter.decoder_attention(layer)
         recorder, switch = Recorder(answer_zeros=True), Switch([module])
         attach(module, recorder)
-        was_on = module.config._attn_implementation.startswith("tessella_")  # type: ignore[union-attr]
+        was_on = module.config._attn_implementation.startswith(PREFIX)
         try:
             if not was_on:
                 switch.on()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, ClassVar
 
@@ -30,12 +30,12 @@ class Adapter(ABC):
     model_types: ClassVar[tuple[str, ...]]
     capabilities: frozenset[str]
     info: ModelInfo
-    entry: nn.Module  # its forward receives input_ids and pixels
+    entry: Any  # the module whose forward receives input_ids and pixels
     encoder: nn.Module
-    encoder_layers: Sequence[nn.Module]
+    encoder_layers: nn.ModuleList
     connector: nn.Module
-    language_model: nn.Module
-    decoder_layers: Sequence[nn.Module]
+    language_model: Any
+    decoder_layers: nn.ModuleList
 
     @classmethod
     @abstractmethod
@@ -72,7 +72,7 @@ class Adapter(ABC):
 
     def rotary(self, hidden: Tensor, position_ids: Int[Tensor, "B S"], layer: int) -> tuple[Tensor, Tensor]:
         """cos and sin of positions for a decoder layer, by the model's own module."""
-        return self.language_model.rotary_emb(hidden, position_ids)  # type: ignore[operator]
+        return self.language_model.rotary_emb(hidden, position_ids)
 
     def mask_rule(self, layer: int) -> MaskRule | None:
         """Which keys a query may see beyond causality, by original position; None if all earlier ones."""
