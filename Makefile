@@ -1,0 +1,34 @@
+# Two commands do everything on a machine with Python, venv and make:
+#   make demo   asks the embedded model questions about bundled pictures, on all and on a ninth of its visual tokens
+#   make test   passes the tests
+PYTHON ?= python3
+TORCH  ?= torch==2.13.0
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+.PHONY: demo test test-all lint docs clean
+
+demo: $(VENV)/.installed
+	$(BIN)/tessella demo --out demo
+
+test: $(VENV)/.installed
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python docs/generate.py --check
+	$(BIN)/pytest -m "not slow"
+
+test-all: $(VENV)/.installed
+	$(BIN)/pytest
+
+docs: $(VENV)/.installed
+	$(BIN)/python docs/generate.py
+
+# torch first, so that nothing pulls a second build of it
+$(VENV)/.installed: pyproject.toml Makefile
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache
