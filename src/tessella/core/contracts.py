@@ -79,7 +79,7 @@ class Method(ABC):
         return (Step(self, stages[0], at_layer, budget, self.reduce, self.captures(info), self.observes(info)),)
 
     def needs(self, info: ModelInfo) -> tuple[str, ...]:
-        """What this method, with its settings, needs of a model: keys of `cards.NEEDS`; by default those of its card."""
+        """What this method, with its settings, needs of a model (keys of `cards.NEEDS`); by default its card says."""
         return self.card.needs
 
     def captures(self, info: ModelInfo) -> Captures:

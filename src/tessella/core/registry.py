@@ -36,6 +36,7 @@ def register(cls: M) -> M:
     if not getattr(cls, "card", None):
         raise RegistryError(f"{cls.__module__}: {cls.__name__} has no card.")
     cls.id = method_id
+    cls.__repr__ = Method.__repr__  # type: ignore[method-assign]  # dataclass wrote one that shows every default
     _classes[method_id] = cls
     return cls
 

@@ -1,0 +1,1 @@
+"""Pure tensor functions: attention, similarity, selection, merging, grids and draws. They know no model."""

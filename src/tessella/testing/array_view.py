@@ -1,0 +1,213 @@
+"""A view made of plain arrays, so that a method can be called without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..core.errors import MethodError
+from ..core.layout import Block, Layout
+from ..core.model_info import ModelInfo
+from ..core.reduction import VisualTokens
+from ..core.view import Queries, Softmax, View
+from ..ops.draws import group_of, philox_uniforms, sample_id_of
+
+Array = Tensor | np.ndarray
+ByLayer = Array | Mapping[int, Array]
+Rows = ByLayer | Callable[[int, Queries, Softmax], Tensor]
+
+TOKEN_AXIS = {
+    "embeddings": 1,
+    "features": 1,
+    "attention_received": 1,
+    "encoder_hidden": 1,
+    "class_attention": 2,
+    "encoder_keys": 2,
+    "attention_rows": 3,
+}
+
+
+class ArrayView(View):
+    """What a method sees, from arrays: `[B, ...]`, of the shapes that the functions of `View` return.
+
+    Layer arrays (`class_attention`, `attention_received`, `encoder_keys`, `encoder_hidden`, `attention_rows`,
+    `projection`) are one array for whatever layer is asked, or a mapping by layer. The tokens of an item are one grid:
+    `grids` is its (rows, columns), for all items or one each; without it they are one row, `num_tokens[b]` long. A
+    `layout` takes the place of all three. The connector is the identity unless given. Asking for what was not given
+    raises MethodError.
+
+    >>> view = ArrayView(embeddings=torch.randn(2, 6, 8), grids=(2, 3))
+    >>> view.layout.grids, view.tokens.embeddings.shape
+    (((2, 3), (2, 3)), torch.Size([2, 6, 8]))
+    """
+
+    def __init__(
+        self,
+        *,
+        embeddings: Array | None = None,
+        features: Array | None = None,
+        class_features: Array | None = None,
+        class_attention: ByLayer | None = None,
+        attention_received: ByLayer | None = None,
+        encoder_keys: ByLayer | None = None,
+        encoder_hidden: ByLayer | None = None,
+        attention_rows: Rows | None = None,
+        projection: tuple[Array, Array] | Mapping[int, tuple[Array, Array]] | None = None,
+        text: tuple[Array, Array] | None = None,
+        pixels: Array | None = None,
+        connector: Callable[[Tensor], Tensor] | None = None,
+        grids: tuple[int, int] | Sequence[tuple[int, int]] | None = None,
+        num_tokens: Sequence[int] | None = None,
+        first_slot: int = 0,
+        layout: Layout | None = None,
+        info: ModelInfo | None = None,
+        sample_ids: Sequence[int] | None = None,
+    ) -> None:
+        self._given: dict[str, Any] = {
+            "embeddings": embeddings,
+            "features": features,
+            "class_features": class_features,
+            "class_attention": class_attention,
+            "attention_received": attention_received,
+            "encoder_keys": encoder_keys,
+            "encoder_hidden": encoder_hidden,
+            "attention_rows": attention_rows,
+            "projection": projection,
+            "text": text,
+            "pixels": pixels,
+        }
+        self._connector = connector
+        self._layout = layout or self._lay(grids, num_tokens, first_slot)
+        self._sample_ids = sample_ids
+        self.info = info or default_info()
+        self.state = {}
+
+    @property
+    def tokens(self) -> VisualTokens:  # type: ignore[override]
+        return VisualTokens(self._array("embeddings"), self.layout, self.mask, self.mask.to(torch.float32))
+
+    @property
+    def layout(self) -> Layout:
+        return self._layout
+
+    @property
+    def mask(self) -> Bool[Tensor, "B V"]:
+        return self._layout.mask.to(self.device)
+
+    @property
+    def device(self) -> torch.device:
+        found = [v for v in map(_first_array, self._given.values()) if isinstance(v, Tensor)]
+        return found[0].device if found else torch.device("cpu")
+
+    def features(self) -> Float[Tensor, "B V Ce"]:
+        return self._array("features")
+
+    def class_features(self) -> Float[Tensor, "B Ce"]:
+        return self._array("class_features")
+
+    def class_attention(self, layer: int) -> Float[Tensor, "B H V"]:
+        return self._at("class_attention", layer)
+
+    def attention_received(self, layer: int) -> Float[Tensor, "B V"]:
+        return self._at("attention_received", layer)
+
+    def encoder_keys(self, layer: int) -> Float[Tensor, "B H V D"]:
+        return self._at("encoder_keys", layer)
+
+    def encoder_hidden(self, layer: int) -> Float[Tensor, "B V Ce"]:
+        return self._at("encoder_hidden", layer)
+
+    def connector(self, features: Float[Tensor, "B K Ce"]) -> Float[Tensor, "B K C"]:
+        return features if self._connector is None else self._connector(features)
+
+    def attention_rows(
+        self, layer: int, queries: Queries = "last", softmax: Softmax = "all"
+    ) -> Float[Tensor, "B H Q V"]:
+        rows = self._given["attention_rows"]
+        if callable(rows) and not isinstance(rows, Tensor):
+            return rows(layer, queries, softmax)
+        return self._at("attention_rows", layer)
+
+    def project(self, layer: int, rotate: bool) -> tuple[Float[Tensor, "B H S D"], Float[Tensor, "B G S D"]]:
+        query, key = self._at("projection", layer)
+        return torch.as_tensor(query), torch.as_tensor(key)
+
+    def text_embeddings(self) -> tuple[Float[Tensor, "B T C"], Bool[Tensor, "B T"]]:
+        embeddings, mask = self._array("text")
+        return torch.as_tensor(embeddings), torch.as_tensor(mask)
+
+    def pixels(self) -> Float[Tensor, "B c h w"]:
+        return self._array("pixels")
+
+    def uniforms(self, seed: int) -> Float[Tensor, "B V"]:
+        layout, ids = self._layout, self._sample_ids
+        if ids is None:
+            pixels = self._given["pixels"]
+            ids = range(len(layout.slot)) if pixels is None else [sample_id_of(torch.as_tensor(p)) for p in pixels]
+        out = torch.zeros(layout.slot.shape, dtype=torch.float64)
+        for b, count in enumerate(layout.num_tokens):
+            image, tile, frame = (int(t[b, 0]) if count else 0 for t in (layout.image, layout.tile, layout.frame))
+            out[b, :count] = torch.as_tensor(philox_uniforms(seed, ids[b], image, group_of(tile, frame), count))
+        return out.to(self.device)
+
+    def _lay(
+        self, grids: tuple[int, int] | Sequence[tuple[int, int]] | None, num_tokens: Sequence[int] | None, first: int
+    ) -> Layout:
+        batch, width = self._size()
+        if grids is None:
+            shapes = [(1, n) for n in (num_tokens or [width] * batch)]
+        elif isinstance(grids[0], int):
+            shapes = [grids] * batch  # type: ignore[list-item]
+        else:
+            shapes = list(grids)  # type: ignore[arg-type]
+        slots = [range(first, first + rows * columns) for rows, columns in shapes]
+        return Layout.build(slots, [[Block(0, rows, columns)] for rows, columns in shapes])
+
+    def _size(self) -> tuple[int, int]:
+        """Items and tokens, from the first array that has both."""
+        for name, axis in TOKEN_AXIS.items():
+            array = _first_array(self._given[name])
+            if array is not None:
+                return array.shape[0], array.shape[axis]
+        raise MethodError(f"an ArrayView needs a layout or one of: {', '.join(TOKEN_AXIS)}.")
+
+    def _array(self, name: str) -> Any:
+        value = self._given[name]
+        if value is None:
+            given = [n for n, v in self._given.items() if v is not None]
+            raise MethodError(f"this view has no {name}; it was given: {', '.join(given) or 'nothing'}.")
+        return torch.as_tensor(value) if isinstance(value, Array) else value
+
+    def _at(self, name: str, layer: int) -> Any:
+        value = self._array(name)
+        if isinstance(value, Mapping):
+            if layer not in value:
+                raise MethodError(f"this view has no {name} of layer {layer}; it was given layers: {sorted(value)}.")
+            value = value[layer]
+        return torch.as_tensor(value) if isinstance(value, Array) else value
+
+
+def default_info() -> ModelInfo:
+    """A model deep enough for every paper's layers, with a class token."""
+    return ModelInfo(
+        family="arrays",
+        num_layers=96,
+        num_encoder_layers=48,
+        feature_layer=22,
+        has_class_token=True,
+        hidden_size=64,
+        num_heads=4,
+    )
+
+
+def _first_array(value: Any) -> Array | None:
+    if isinstance(value, Mapping):
+        value = next(iter(value.values()), None)
+    if isinstance(value, tuple):
+        value = value[0]
+    return value if isinstance(value, Array) else None
