@@ -1,0 +1,124 @@
+"""The whole job of a command: check what is cheap to check, load the model, run, write the files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .answering import Answer, Comparison, ask, check_request, compare, read_methods
+from .core.errors import InputError
+from .pictures import read_picture
+from .saving import check_picture_target, check_target, save_picture
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which model to load and how; see `tessella.load`."""
+
+    name: str = "mini"
+    dtype: str | None = None
+    device: str | None = None
+
+    def load(self) -> tuple[Any, Any]:
+        from .loading import load
+
+        return load(self.name, self.dtype, self.device)
+
+
+@dataclass(frozen=True)
+class Request:
+    """How to reduce and how long to answer; see `answering.ask`."""
+
+    method: str | None = None
+    keep: str | None = None
+    scope: str | None = None
+    max_new_tokens: int = 32
+
+
+def ask_file(
+    image: str | Path, question: str, source: Source, request: Request, show: str | Path | None = None
+) -> tuple[Answer, tuple[str, ...]]:
+    """Ask about a picture file; with `show` also draw what was kept. Returns the answer and notes about the file."""
+    options: dict[str, Any] = {"keep": request.keep, "scope": request.scope, "max_new_tokens": request.max_new_tokens}
+    check_request(question, request.method, **options)
+    target = None if show is None else check_picture_target(show)
+    picture = read_picture(image)
+    model, processor = source.load()
+    answer = ask(model, processor, picture.image, question, request.method, **options)
+    if target is not None:
+        answer.save_picture(target)
+    return answer, (*picture.notes, *answer.report["notes"])
+
+
+def compare_file(
+    image: str | Path,
+    question: str,
+    methods: str,
+    source: Source,
+    request: Request,
+    sheet: str | Path | None = None,
+    html: str | Path | None = None,
+) -> tuple[Comparison, tuple[str, ...]]:
+    """Compare methods on a picture file; optionally write the sheet and the page."""
+    check_request(question, max_new_tokens=request.max_new_tokens)
+    read_methods(methods, request.keep)
+    if sheet is not None:
+        check_picture_target(sheet)
+    if html is not None:
+        check_target(html, (".html", ".htm"))
+    picture = read_picture(image)
+    model, processor = source.load()
+    comparison = compare(
+        model, processor, picture.image, question, methods, request.keep, max_new_tokens=request.max_new_tokens
+    )
+    if sheet is not None:
+        comparison.save_sheet(sheet)
+    if html is not None:
+        comparison.save_html(html)
+    return comparison, picture.notes
+
+
+def list_methods(model: str | None = None, **filters: Any) -> list[dict[str, Any]]:
+    """Rows of `catalogue.method_rows`, for a model's name with the column that says whether it can carry them.
+
+    Raises InputError for a stage or a need that no card can have.
+    """
+    from .catalogue import method_rows
+    from .core.cards import NEEDS, STAGES
+
+    for name, allowed in (("stage", STAGES), ("needs", tuple(NEEDS))):
+        if filters.get(name) is not None and filters[name] not in allowed:
+            raise InputError(f"{name} must be one of {', '.join(allowed)}; got {filters[name]!r}.")
+    loaded = None if model is None else Source(model).load()[0]
+    return method_rows(model=loaded, **filters)
+
+
+def run_demo(folder: str | Path, say: Callable[[Any], None]) -> Path:
+    """The demo: `say` receives an introduction, then each part of `demo` as it is ready. Returns the sheet's path.
+
+    The folder is made if it is not there; its parent must be.
+    """
+    from . import demo
+
+    place = Path(folder)
+    if not place.is_dir():
+        check_target(place)
+        place.mkdir()
+    target = check_picture_target(place / "sheet.png")
+    model, processor = Source().load()
+    examples = demo.bundled()
+    say(demo.Introduction(sum(p.numel() for p in model.parameters())))
+    answers = demo.answer_examples(model, processor, examples)
+    save_picture(demo.draw_sheet(answers, examples), target)
+    say(demo.ExampleAnswers(examples, answers))
+    say(demo.RivalAnswers(examples, demo.compare_rivals(model, processor, examples)))
+    say(demo.Scores(demo.score_settings(model, processor, demo.table_settings(), per_kind=demo.PER_KIND)))
+    return target
+
+
+def to_json(value: Any) -> str:
+    """JSON text for a terminal or a file; numbers that are no numbers are refused."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)

@@ -1,0 +1,128 @@
+"""From pictures and a question to the inputs of a model, with every limit checked before it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from PIL import Image
+
+from .core.errors import InputError
+from .pictures import MAX_PIXELS
+
+FALLBACK = "USER: {images}{question} ASSISTANT:"  # for processors without a chat template
+
+
+def check_question(question: str) -> None:
+    """Raise InputError for a question that is empty or holds bytes that are no text."""
+    if not isinstance(question, str) or not question.strip():
+        raise InputError("the question is empty; give a text such as 'what color is the star?'.")
+    try:
+        question.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError("the question holds bytes that are not UTF-8 text.") from None
+
+
+def check_room(model: Any, processor: Any, question: str, max_new_tokens: int = 1) -> None:
+    """Raise InputError if the question alone is longer than the model reads; cheap, before pictures are processed."""
+    marker = getattr(processor, "image_token", None)
+    if marker and marker in question:
+        raise InputError(
+            f"the question holds the picture marker {marker!r}; leave it out, it is added for each picture."
+        )
+    tokens = len(processor.tokenizer(question, add_special_tokens=False, verbose=False)["input_ids"])
+    _check_length(model, tokens, 0, max_new_tokens)
+
+
+def prepare(
+    model: Any,
+    processor: Any,
+    pictures: Sequence[Sequence[Image.Image]],
+    questions: Sequence[str],
+    max_new_tokens: int,
+) -> Any:
+    """Inputs for `generate` on the model's device: one row per question, padded on the left.
+
+    Raises InputError for pictures that the image processor cannot take and for prompts that are too long.
+    """
+    for image in (image for row in pictures for image in row):
+        _check_proportions(processor, image)
+    texts = [write_prompt(processor, question, len(row)) for question, row in zip(questions, pictures, strict=True)]
+    flat = [image for row in pictures for image in row]
+    begin = getattr(processor.tokenizer, "bos_token", None) or ""
+    begun = bool(begin) and texts[0].startswith(begin)  # the template wrote it, so the tokenizer must not
+    try:
+        inputs = processor(
+            text=texts,
+            images=flat or None,
+            padding=True,
+            padding_side="left",
+            add_special_tokens=not begun,
+            return_tensors="pt",
+        )
+    except Exception as error:  # image processors raise many kinds of error
+        sizes = ", ".join(f"{i.width} x {i.height}" for i in flat[:3])
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"the model's processor refuses the picture ({sizes}): {reason}") from error
+    marker = getattr(model.config, "image_token_id", None)
+    visual = 0 if marker is None else int((inputs["input_ids"] == marker).sum(dim=1).max())
+    _check_length(model, inputs["input_ids"].shape[1], visual, max_new_tokens)
+    return inputs.to(model.device, model.dtype)
+
+
+def write_prompt(processor: Any, question: str, num_images: int) -> str:
+    """The chat text of one question with its picture markers, by the processor's own template if it has one."""
+    if getattr(processor, "chat_template", None):
+        content = [{"type": "image"}] * num_images + [{"type": "text", "text": question.strip()}]
+        message = [{"role": "user", "content": content}]
+        return str(processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False))
+    marker = getattr(processor, "image_token", "<image>")
+    return FALLBACK.format(images=f"{marker}\n" * num_images, question=question.strip())
+
+
+def seen_picture(processor: Any, image: Image.Image) -> Image.Image:
+    """The part of a picture that the encoder sees: all of it, or the middle where the processor crops."""
+    settings = processor.image_processor
+    short, crop = _size(settings, "size").get("shortest_edge"), _size(settings, "crop_size")
+    if not getattr(settings, "do_center_crop", False) or not short or "width" not in crop:
+        return image
+    scale = min(image.size) / short
+    width, height = min(image.width, crop["width"] * scale), min(image.height, crop["height"] * scale)
+    left, top = (image.width - width) / 2, (image.height - height) / 2
+    return image.crop((round(left), round(top), round(left + width), round(top + height)))
+
+
+def max_tokens(model: Any) -> int | None:
+    """How many tokens the language model reads at most, if its configuration says."""
+    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+    limit = getattr(config, "max_position_embeddings", None)
+    return int(limit) if limit else None
+
+
+def _check_length(model: Any, prompt: int, visual: int, new: int) -> None:
+    limit = max_tokens(model)
+    if limit is not None and prompt + new > limit:
+        of_these = f" ({visual} of them visual)" if visual else ""
+        raise InputError(
+            f"the question is too long: {prompt:,} tokens{of_these} and up to {new:,} to answer; "
+            f"this model reads at most {limit:,}."
+        )
+
+
+def _check_proportions(processor: Any, image: Image.Image) -> None:
+    """Refuse pictures so narrow that scaling their short side to the model's size needs a huge picture."""
+    short = _size(processor.image_processor, "size").get("shortest_edge")
+    if short and short * short * max(image.size) / min(image.size) > MAX_PIXELS:
+        raise InputError(
+            f"a picture of {image.width} x {image.height} pixels is too narrow: with its short side at {short} it "
+            f"would have more than {MAX_PIXELS // 1_000_000} million pixels. Crop it first."
+        )
+
+
+def _size(settings: Any, name: str) -> dict[str, int]:
+    value = getattr(settings, name, None)
+    if value is None:
+        return {}
+    if isinstance(value, int):
+        return {"shortest_edge": value}
+    return {k: v for k, v in dict(value).items() if v is not None}
