@@ -34,6 +34,10 @@ class Recorder:
     scaling: float = 1.0
     answer_zeros: bool = False
 
+    def taken(self) -> Recorder:
+        """A recorder that holds what this one has recorded so far."""
+        return Recorder(list(self.queries), list(self.keys), list(self.masks), self.scaling)
+
     def clear(self) -> None:
         self.queries.clear()
         self.keys.clear()

@@ -34,6 +34,7 @@ class Prompt:
 
     input_ids: Tensor | None
     pixels: Tensor | None
+    pictures: list[Tensor]  # pixels, or encoded pictures where there are none
     num_layers: int
     segments: list[Segment] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
@@ -47,14 +48,15 @@ class Prompt:
 
     def continues_as(self, inputs: dict[str, Any]) -> bool:
         """True if a cache-less forward reads this prompt again with tokens added at the end."""
-        ids, pixels = inputs.get("input_ids"), inputs.get("pixel_values")
-        if ids is None or self.input_ids is None or pixels is None or self.pixels is None:
+        ids = inputs.get("input_ids")
+        if ids is None or self.input_ids is None:
             return False
         length = self.input_ids.shape[1]
         if ids.shape[0] != self.input_ids.shape[0] or ids.shape[1] <= length:
             return False
-        same_pixels = pixels is self.pixels or (pixels.shape == self.pixels.shape and torch.equal(pixels, self.pixels))
-        return same_pixels and torch.equal(ids[:, :length], self.input_ids)
+        pictures = pictures_of(inputs)
+        same = len(pictures) == len(self.pictures) and all(map(_equal, pictures, self.pictures))
+        return same and torch.equal(ids[:, :length], self.input_ids)
 
     def visual_per_layer(self) -> list[int]:
         """Visual tokens of all rows seen by each decoder layer."""
@@ -116,6 +118,17 @@ class Prompt:
                     moves[row][slot] = slots[to] if to >= 0 else -1
             parents = [{s: moves[r].get(p, -1) for s, p in row.items()} for r, row in enumerate(parents)]
         return parents
+
+
+def pictures_of(inputs: dict[str, Any]) -> list[Tensor]:
+    """What tells a prompt's pictures apart from another's: pixels, or else their encoded features."""
+    if inputs.get("pixel_values") is not None:
+        return [inputs["pixel_values"]]
+    return list(inputs["mm_encoder_outputs"]["image"].pooler_output)
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a is b or (a.shape == b.shape and torch.equal(a, b))
 
 
 def _slots_by_image(layout: Layout, row: int) -> list[list[int]]:

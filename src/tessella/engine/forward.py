@@ -18,7 +18,7 @@ from ..core.view import Point
 from ..models.adapter import Adapter
 from .cache import Ledger, Stored, check_cache, reduced, stored_bytes, stored_lengths
 from .capture import PREFIX
-from .decision import Decision, Prompt
+from .decision import Decision, Prompt, pictures_of
 from .masks import as_implementation, decode_mask, gather_mask
 from .plan import counts_of, units_of
 from .sequence import Cut, Segment, make_cut, positions_after, whole_prompt
@@ -45,9 +45,9 @@ class Reading:
         replay: Prompt | None = None,
     ) -> None:
         self.sources = sources
-        self.prompt = Prompt(
-            sources.inputs.get("input_ids"), sources.inputs.get("pixel_values"), len(adapter.decoder_layers)
-        )
+        given = sources.inputs
+        pictures = pictures_of(given)
+        self.prompt = Prompt(given.get("input_ids"), given.get("pixel_values"), pictures, len(adapter.decoder_layers))
         self.fired = 0
         self.cache: Cache | None = None
         self._adapter, self._layout, self._positions, self._stopwatch = adapter, layout, positions, stopwatch

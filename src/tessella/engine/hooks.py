@@ -40,6 +40,7 @@ class Override:
     def __init__(self, module: nn.Module, name: str, original: Any, function: Callable[..., Any]) -> None:
         self._module, self._name, self._original, self._function = module, name, original, function
         self._had_own = name in vars(module)
+        self.__wrapped__ = original  # transformers reads signatures
         setattr(module, name, self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

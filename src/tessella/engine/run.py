@@ -31,7 +31,7 @@ from .hooks import Hooks
 from .plan import Plan, make_plan, mean_keep_ratio
 from .report import Report, Totals
 from .timing import Stopwatch
-from .view import Sources
+from .view import Encoding, Sources
 
 _active: WeakKeyDictionary[nn.Module, list[Run]] = WeakKeyDictionary()
 _numbers = itertools.count(1)
@@ -59,13 +59,18 @@ class Run:
         self._hooks = Hooks()
         self._sources = Sources()
         self._recorders: list[tuple[nn.Module, Recorder]] = []
-        self._switch = Switch([])
+        self._encoder_switch = self._decoder_switch = Switch([])
+        self._encoder_recorders: dict[int, Recorder] = {}
+        self._decoder_recorders: dict[int, Recorder] = {}
+        self._encoding: Encoding | None = None  # being made
         self._stopwatch = Stopwatch()
         self._totals = Totals()
         self._unsummed: list[Prompt] = []
         self._prompt: Prompt | None = None
         self._state: Reading | Continuing | None = None
         self._rewritten = False
+        self._encoding = False
+        self._inside = False  # an entry forward is running, so that decoder layers belong to `_state`
         self._guard = _ThreadGuard()
 
     # -- life --------------------------------------------------------------------------------------------------------
@@ -77,7 +82,11 @@ class Run:
         if stack:
             stack[-1]._uninstall()
         stack.append(self)
-        self._install()
+        try:
+            self._install()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(
@@ -138,6 +147,11 @@ class Run:
     def layout(self) -> Layout:
         return self._last().layout
 
+    @property
+    def num_cuts(self) -> int:
+        """Cuts made in the last prompt; 0 before the first."""
+        return len(self._prompt.decisions) if self._prompt else 0
+
     def expand(self, logits: Tensor, fill: float = float("nan")) -> Tensor:
         """Logits `[B, R, C]` of the last prompt's shortened sequence as `[B, S, C]`; dropped places hold `fill`."""
         prompt = self._last()
@@ -175,6 +189,7 @@ class Run:
 
     def _install(self) -> None:
         adapter, captures, hooks = self._adapter, self._plan.captures, self._hooks
+        hooks.override(adapter.entry, "get_image_features", adapter.entry.get_image_features, self._encode_pictures)
         hooks.before(adapter.entry, self._before_entry)
         hooks.after(adapter.entry, self._after_entry, always=True)
         hooks.before(adapter.encoder, lambda *_: self._stopwatch.start("encode", self._device()))
@@ -195,18 +210,20 @@ class Run:
         if top is not None:
             hooks.override(top, "generate", top.generate, self._generate)
             hooks.override(top, "_loss_function", top.loss_function, self._loss)
-        for layers, find, into in (
-            (captures.encoder, adapter.encoder_attention, self._sources.encoder),
-            (captures.decoder, adapter.decoder_attention, self._sources.decoder),
-        ):
-            for number in layers:
-                into[number] = Recorder()
-                self._recorders.append((find(number), into[number]))
-                attach(*self._recorders[-1])
-        self._switch = Switch([m for m, _ in self._recorders])
+        hooks.override(adapter.entry, "get_image_features", adapter.entry.get_image_features, self._encode)
+        self._encoder_recorders = {n: Recorder() for n in captures.encoder}
+        self._decoder_recorders = {n: Recorder() for n in captures.decoder}
+        encoders = [(adapter.encoder_attention(n), r) for n, r in self._encoder_recorders.items()]
+        decoders = [(adapter.decoder_attention(n), r) for n, r in self._decoder_recorders.items()]
+        self._recorders = encoders + decoders
+        for module, recorder in self._recorders:
+            attach(module, recorder)
+        self._encoder_switch = Switch([m for m, _ in encoders])
+        self._decoder_switch = Switch([m for m, _ in decoders])
 
     def _uninstall(self) -> None:
-        self._switch.off()
+        self._encoder_switch.off()
+        self._decoder_switch.off()
         self._hooks.remove()
         for module, recorder in self._recorders:
             detach(module, recorder)
@@ -217,15 +234,15 @@ class Run:
     # -- hooks, in the order in which they fire ----------------------------------------------------------------------
 
     def _generate(self, original: Any, *args: Any, **kwargs: Any) -> Any:
+        kwargs = _by_name(original, args, kwargs)
         check_generate(original.__self__, kwargs)
         with self._guard.held():
-            if not self._plan.rewriters:
-                return original(*args, **kwargs)
-            return self._generate_rewritten(original, args, kwargs)
+            try:
+                return self._generate_rewritten(original, kwargs) if self._plan.rewriters else original(**kwargs)
+            finally:
+                self._forget()
 
-    def _generate_rewritten(self, original: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if args:
-            kwargs = {"inputs": args[0], **kwargs}
+    def _generate_rewritten(self, original: Any, kwargs: dict[str, Any]) -> Any:
         before: Any = kwargs.get("input_ids", kwargs.get("inputs"))
         kwargs = self._rewrite(kwargs)
         after: Any = kwargs.get("input_ids", kwargs.get("inputs"))
@@ -244,11 +261,31 @@ class Run:
 
     def _rewrite(self, inputs: dict[str, Any]) -> dict[str, Any]:
         for part in self._plan.rewriters:
-            inputs = part.method.rewrite(inputs, part.budget, self._encode)  # type: ignore[attr-defined]
+            inputs = part.method.rewrite(inputs, part.budget, self._adapter.entry.get_image_features)  # type: ignore[attr-defined]
         return inputs
 
-    def _encode(self, pixel_values: Tensor, **kwargs: Any) -> Any:
-        return self._adapter.entry.get_image_features(pixel_values=pixel_values, return_dict=True, **kwargs)
+    def _encode(self, original: Any, *args: Any, **kwargs: Any) -> Any:
+        """`get_image_features`, with what the pipeline wants to know of the encoder attached to its output.
+
+        Both `forward` and `generate` come here; `generate` encodes before its first forward.
+        """
+        pixels = kwargs.get("pixel_values", args[0] if args else None)
+        self._encoding = Encoding(pixels=pixels)
+        self._encoder_switch.on()
+        try:
+            output = original(*args, **kwargs)
+            encoding = self._encoding
+            encoding.attention = {n: r.taken() for n, r in self._encoder_recorders.items()}
+        finally:
+            self._encoder_switch.off()
+            self._encoding = None
+            for recorder in self._encoder_recorders.values():
+                recorder.clear()
+        output.encoding = encoding
+        output.encoded = list(output.pooler_output)
+        if isinstance(self._state, Reading):
+            self._sources.encoding = encoding
+        return output
 
     def _before_entry(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._guard.enter()
@@ -261,6 +298,9 @@ class Run:
         is_prefill = ledger is None and (cache is None or cache.get_seq_length() == 0)
         if is_prefill and self._plan.rewriters and not self._rewritten and inputs.get("pixel_values") is not None:
             inputs = changed = self._rewrite(inputs)
+        encoding, items = _encoding_of(inputs)
+        if encoding is not None and encoding.pixels is not None:
+            inputs["pixel_values"] = encoding.pixels if items is None else encoding.pixels[items]
         layout = self._adapter.layout(inputs)
         has_visual = layout is not None and sum(layout.num_tokens) > 0
         if not is_prefill and has_visual:
@@ -281,6 +321,7 @@ class Run:
             check_cache(cache)
             assert layout is not None
             self._begin_reading(inputs, layout)
+            self._sources.encoding, self._sources.items = encoding, items
         return None if changed is None else ((), changed)
 
     def _begin_reading(self, inputs: dict[str, Any], layout: Layout) -> None:
@@ -291,20 +332,19 @@ class Run:
         self._state = Reading(
             self._adapter, steps, layout, self._sources, self._plan.positions, self._stopwatch, replay
         )
-        self._switch.on()
+        self._decoder_switch.on()
 
     def _before_connector(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if isinstance(self._state, Reading) and self._sources.features is None:
-            self._sources.features = args[0] if args else next(iter(kwargs.values()))
+        if self._encoding is not None:
+            self._encoding.features = args[0] if args else next(iter(kwargs.values()))
 
     def _after_feature_layer(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        hidden = output[0] if isinstance(output, tuple) else output
-        if isinstance(self._state, Reading):
-            self._sources.class_features = hidden[:, 0]
+        if self._encoding is not None:
+            self._encoding.class_features = (output[0] if isinstance(output, tuple) else output)[:, 0]
 
     def _after_encoder_layer(self, number: int, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        if isinstance(self._state, Reading):
-            self._sources.encoder_hidden[number] = output[0] if isinstance(output, tuple) else output
+        if self._encoding is not None:
+            self._encoding.hidden[number] = output[0] if isinstance(output, tuple) else output
 
     def _before_language_model(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if self._state is not None:
@@ -338,7 +378,7 @@ class Run:
             self._totals.decoded_tokens += self._state.num_new
 
     def _after_entry(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        self._switch.off()
+        self._decoder_switch.off()
         self._clear_sources()
         self._stopwatch.abandon()
         if isinstance(self._state, Continuing):
@@ -358,9 +398,9 @@ class Run:
     # -- helpers -----------------------------------------------------------------------------------------------------
 
     def _clear_sources(self) -> None:
-        for recorder in (*self._sources.encoder.values(), *self._sources.decoder.values()):
+        for recorder in self._decoder_recorders.values():
             recorder.clear()
-        self._sources = Sources(encoder=self._sources.encoder, decoder=self._sources.decoder)
+        self._sources = Sources(decoder=self._decoder_recorders)
 
     def _device(self) -> torch.device:
         return next(self._adapter.entry.parameters()).device
@@ -411,6 +451,22 @@ def active_run(model: nn.Module) -> Run | None:
     """The innermost run on a model."""
     stack = _active.get(find_adapter(model).entry)
     return stack[-1] if stack else None
+
+
+def _encoding_of(inputs: dict[str, Any]) -> tuple[Encoding | None, Tensor | None]:
+    """The encoding behind a forward's `mm_encoder_outputs`, and which of its items each picture is (None: in order).
+
+    Beam search and sampling repeat the list of encoded pictures, not the tensors in it.
+    """
+    output = (inputs.get("mm_encoder_outputs") or {}).get("image")
+    encoding = getattr(output, "encoding", None)
+    if output is None or encoding is None:
+        return None, None
+    number = {id(t): i for i, t in enumerate(output.encoded)}
+    items = [number.get(id(t), -1) for t in output.pooler_output]
+    if -1 in items:  # somebody changed the features; what the encoder showed no longer belongs to them
+        return None, None
+    return encoding, None if items == list(range(len(output.encoded))) else torch.tensor(items)
 
 
 def _bind(function: Any, value: Any) -> Any:

@@ -24,15 +24,27 @@ from .timing import Stopwatch
 
 
 @dataclass
-class Sources:
-    """What one forward has recorded so far; views read from it, the run empties it."""
+class Encoding:
+    """What one pass of the vision encoder left behind. It stays with the encoder's output, which may be used again."""
 
-    inputs: dict[str, Any] = field(default_factory=dict)
+    pixels: Tensor | None = None
     features: Tensor | None = None  # [items, N, Ce], the connector's input
     class_features: Tensor | None = None  # [items, Ce]
-    encoder: dict[int, Recorder] = field(default_factory=dict)
+    attention: dict[int, Recorder] = field(default_factory=dict)
+    hidden: dict[int, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class Sources:
+    """What a view reads from: the arguments of one forward, its encoding and what the language model has recorded.
+
+    `items` says which encoded item each picture of the prompts is, where beams or samples share one; None: in order.
+    """
+
+    inputs: dict[str, Any] = field(default_factory=dict)
+    encoding: Encoding | None = None
+    items: Tensor | None = None
     decoder: dict[int, Recorder] = field(default_factory=dict)
-    encoder_hidden: dict[int, Tensor] = field(default_factory=dict)
     embeddings: Tensor | None = None  # [B, S, C] in front of layer 0
     sample_ids: list[int] | None = None
 
@@ -73,20 +85,22 @@ class EngineView(View):
     # -- the vision encoder ------------------------------------------------------------------------------------------
 
     def features(self) -> Float[Tensor, "B V Ce"]:
-        if self._sources.features is None:
-            raise self._no_encoder()
-        return self._per_token(self._adapter.flatten_features(self._sources.features))
+        features = self._encoding.features
+        if features is None:
+            raise self._undeclared("features")
+        return self._per_token(self._adapter.flatten_features(self._pictures(features)))
 
     def class_features(self) -> Float[Tensor, "B Ce"]:
-        if self._sources.class_features is None:
+        features = self._encoding.class_features
+        if features is None:
             raise self._undeclared("class_features")
-        return self._sources.class_features[self._items()]
+        return self._pictures(features)[self._items()]
 
     def class_attention(self, layer: int) -> Float[Tensor, "B H V"]:
         recorder = self._encoder(layer)
         query = torch.cat([q[:, :, :1] for q in recorder.queries])
         rows = attention.attention_rows(query, torch.cat(recorder.keys), recorder.scaling)
-        return self._per_token(self._adapter.flatten_encoder(rows[:, :, 0].transpose(1, 2))).transpose(1, 2)
+        return self._encoder_per_token(rows[:, :, 0].transpose(1, 2)).transpose(1, 2)
 
     def attention_received(self, layer: int) -> Float[Tensor, "B V"]:
         recorder = self._encoder(layer)
@@ -96,16 +110,16 @@ class EngineView(View):
                 for q, k in zip(recorder.queries, recorder.keys, strict=True)
             ]
         )
-        return self._per_token(self._adapter.flatten_encoder(received))
+        return self._encoder_per_token(received)
 
     def encoder_keys(self, layer: int) -> Float[Tensor, "B H V D"]:
         keys = torch.cat(self._encoder(layer).keys)  # [items, H, S, D]
-        return self._per_token(self._adapter.flatten_encoder(keys.transpose(1, 2))).transpose(1, 2)
+        return self._encoder_per_token(keys.transpose(1, 2)).transpose(1, 2)
 
     def encoder_hidden(self, layer: int) -> Float[Tensor, "B V Ce"]:
-        if layer not in self._sources.encoder_hidden:
+        if layer not in self._encoding.hidden:
             raise self._undeclared(f"encoder_hidden({layer})")
-        return self._per_token(self._adapter.flatten_encoder(self._sources.encoder_hidden[layer]))
+        return self._encoder_per_token(self._encoding.hidden[layer])
 
     def connector(self, features: Float[Tensor, "B K Ce"]) -> Float[Tensor, "B K C"]:
         return self._adapter.project(features)
@@ -113,7 +127,9 @@ class EngineView(View):
     def pixels(self) -> Float[Tensor, "B c h w"]:
         pixels = self._sources.inputs.get("pixel_values")
         if pixels is None:
-            raise UnsupportedError(f"{self._method_id} reads pixels; the call was given mm_encoder_outputs instead.")
+            raise UnsupportedError(
+                f"{self._method_id} reads pixels; the call was given mm_encoder_outputs without them."
+            )
         return pixels[self._items()]
 
     # -- the language model ------------------------------------------------------------------------------------------
@@ -228,12 +244,26 @@ class EngineView(View):
         return [number[row, b.image, b.tile, b.frame] for row, b in zip(self._units.source_row, firsts, strict=True)]
 
     def _encoder(self, layer: int) -> Recorder:
-        recorder = self._sources.encoder.get(layer)
+        recorder = self._encoding.attention.get(layer)
         if recorder is None:
             raise self._undeclared(f"encoder layer {layer}")
-        if not recorder.queries:
-            raise self._no_encoder()
         return recorder
+
+    @property
+    def _encoding(self) -> Encoding:
+        if self._sources.encoding is None:
+            raise UnsupportedError(
+                f"{self._method_id} reads the vision encoder, but the call was given mm_encoder_outputs that were made "
+                "outside this run. Make them inside it, or give pixel_values."
+            )
+        return self._sources.encoding
+
+    def _pictures(self, values: Float[Tensor, "items *rest"]) -> Float[Tensor, "pictures *rest"]:
+        """Values of encoded items for each picture of the prompts."""
+        return values if self._sources.items is None else values[self._sources.items.to(values.device)]
+
+    def _encoder_per_token(self, values: Float[Tensor, "items S *rest"]) -> Float[Tensor, "B V *rest"]:
+        return self._per_token(self._adapter.flatten_encoder(self._pictures(values)))
 
     def _last_places(self) -> Int[Tensor, "R 1"]:
         """Place of each batch row's last real token."""
@@ -271,12 +301,6 @@ class EngineView(View):
         picked = key[self._rows].gather(2, self._places[:, None, :, None].expand(-1, key.shape[1], -1, key.shape[3]))
         rows = attention.attention_rows(query[self._rows], picked, scaling, self.mask[:, None, None, :])
         return rows * (where >= 0)[self._rows][:, None, :, None]
-
-    def _no_encoder(self) -> UnsupportedError:
-        return UnsupportedError(
-            f"{self._method_id} reads the vision encoder, which did not run, because the call was given "
-            "mm_encoder_outputs. Give pixel_values instead."
-        )
 
     def _undeclared(self, what: str) -> MethodError:
         return MethodError(f"{self._method_id} asks for {what}, which its captures() does not declare.")
