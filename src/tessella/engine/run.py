@@ -69,8 +69,6 @@ class Run:
         self._prompt: Prompt | None = None
         self._state: Reading | Continuing | None = None
         self._rewritten = False
-        self._encoding = False
-        self._inside = False  # an entry forward is running, so that decoder layers belong to `_state`
         self._guard = _ThreadGuard()
 
     # -- life --------------------------------------------------------------------------------------------------------
@@ -189,7 +187,6 @@ class Run:
 
     def _install(self) -> None:
         adapter, captures, hooks = self._adapter, self._plan.captures, self._hooks
-        hooks.override(adapter.entry, "get_image_features", adapter.entry.get_image_features, self._encode_pictures)
         hooks.before(adapter.entry, self._before_entry)
         hooks.after(adapter.entry, self._after_entry, always=True)
         hooks.before(adapter.encoder, lambda *_: self._stopwatch.start("encode", self._device()))
@@ -237,10 +234,7 @@ class Run:
         kwargs = _by_name(original, args, kwargs)
         check_generate(original.__self__, kwargs)
         with self._guard.held():
-            try:
-                return self._generate_rewritten(original, kwargs) if self._plan.rewriters else original(**kwargs)
-            finally:
-                self._forget()
+            return self._generate_rewritten(original, kwargs) if self._plan.rewriters else original(**kwargs)
 
     def _generate_rewritten(self, original: Any, kwargs: dict[str, Any]) -> Any:
         before: Any = kwargs.get("input_ids", kwargs.get("inputs"))
@@ -290,8 +284,7 @@ class Run:
     def _before_entry(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._guard.enter()
         self._state = None
-        inputs = dict(inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments)
-        inputs.update(inputs.pop("kwargs", {}))
+        inputs = _by_name(module.forward, args, kwargs)
         changed = None
         cache = inputs.get("past_key_values")
         ledger = ledger_of(cache)
@@ -467,6 +460,13 @@ def _encoding_of(inputs: dict[str, Any]) -> tuple[Encoding | None, Tensor | None
     if -1 in items:  # somebody changed the features; what the encoder showed no longer belongs to them
         return None, None
     return encoding, None if items == list(range(len(output.encoded))) else torch.tensor(items)
+
+
+def _by_name(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call, every one by its name."""
+    named = dict(inspect.signature(function).bind_partial(*args, **kwargs).arguments)
+    rest = named.pop("kwargs", {})
+    return {**named, **rest}
 
 
 def _bind(function: Any, value: Any) -> Any:
