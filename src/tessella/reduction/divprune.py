@@ -50,7 +50,7 @@ def farthest_first(
     unit = normalize(tokens)
     items = torch.arange(len(tokens), device=tokens.device)
     if tokens.shape[1] <= stream_above:
-        distances = 1 - unit @ unit.transpose(1, 2)
+        distances = distance(unit, unit)
         nearest = nearest_other(distances, mask)
     else:
         distances = None
@@ -58,7 +58,7 @@ def farthest_first(
 
     def absorb(state: tuple[Tensor, Tensor], pick: Tensor) -> tuple[Tensor, Tensor]:
         if distances is None:
-            to_pick = 1 - (unit @ unit[items, pick][:, :, None])[:, :, 0]
+            to_pick = distance(unit, unit[items, pick][:, None])[:, :, 0]
         else:
             to_pick = distances[items, pick]
         closest = torch.minimum(state[1], to_pick)
@@ -67,6 +67,11 @@ def farthest_first(
     # the state: what the next pick maximises, and the distance of each token to the nearest picked one
     start = (nearest, torch.full_like(nearest, torch.inf))
     return pick_greedily(start, lambda state: state[0], absorb, counts.num_keep, mask)
+
+
+def distance(a: Float[Tensor, "B N C"], b: Float[Tensor, "B M C"]) -> Float[Tensor, "B N M"]:
+    """1 - cosine between vectors of length one."""
+    return 1 - a @ b.transpose(1, 2)
 
 
 def nearest_other(distances: Float[Tensor, "B V V"], mask: Bool[Tensor, "B V"]) -> Float[Tensor, "B V"]:
@@ -80,7 +85,7 @@ def nearest_other_streamed(unit: Float[Tensor, "B V C"], mask: Bool[Tensor, "B V
     out = torch.full(mask.shape, torch.inf, device=unit.device)
     rows = max(1, STREAM_ABOVE**2 // unit.shape[1])
     for start in range(0, unit.shape[1], rows):
-        block = 1 - unit[:, start : start + rows] @ unit.transpose(1, 2)
+        block = distance(unit[:, start : start + rows], unit)
         offset = torch.arange(block.shape[1], device=unit.device)
         block[:, offset, start + offset] = torch.inf
         block.masked_fill_(~mask[:, start : start + rows, None], torch.inf)
