@@ -21,20 +21,21 @@ ROUNDINGS: tuple[Rounding, ...] = ("nearest", "floor", "ceil")
 _ALLOWED = "keep must be an int >= 1, a fraction in (0, 1] or 'a/b'"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Budget:
     """What the user asks: `keep` tokens (int) or a share of them (Fraction), counted over `scope`.
 
-    `scope=None` leaves the scope to the method's card.
+    `keep` is read by `parse_keep`; `scope=None` leaves the scope to the method's card. Raises BudgetError.
     """
 
     keep: int | Fraction
     scope: Scope | None = None
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "keep", parse_keep(self.keep))
-        if self.scope is not None and self.scope not in SCOPES:
-            raise BudgetError(f"no scope {self.scope!r}; allowed: {', '.join(SCOPES)}.")
+    def __init__(self, keep: object, scope: str | None = None) -> None:
+        if scope is not None and scope not in SCOPES:
+            raise BudgetError(f"no scope {scope!r}; allowed: {', '.join(SCOPES)}.")
+        object.__setattr__(self, "keep", parse_keep(keep))
+        object.__setattr__(self, "scope", scope)
 
     @property
     def is_everything(self) -> bool:

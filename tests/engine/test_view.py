@@ -1,0 +1,232 @@
+"""What a view shows, compared with what the same model returns in eager mode with all attentions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import tessella
+from tessella.core.budget import Counts
+from tessella.core.cards import Card
+from tessella.core.contracts import Method
+from tessella.core.errors import MethodError, UnsupportedError
+from tessella.core.model_info import ModelInfo
+from tessella.core.reduction import Reduction
+from tessella.core.view import Captures, View
+from tessella.testing.tiny import NUM_VISUAL, tiny_inputs, tiny_llava
+
+
+@dataclass(frozen=True)
+class Spy(Method):
+    """Shows a function the view, and keeps every second token."""
+
+    look: Callable[[View], Any]
+    seen: list[Any]
+    at_layer: int = 0
+    layers: Captures = Captures()
+    scope: str = "image"
+
+    card = Card("Spy", stages=("connector", "prefill"))
+    id = "spy"
+
+    def captures(self, info: ModelInfo) -> Captures:
+        return self.layers
+
+    def reduce(self, view: View, counts: Counts) -> Reduction:
+        self.seen.append(self.look(view))
+        keep = torch.zeros_like(view.mask)
+        for item, count in enumerate(counts.num_keep):
+            keep[item, :count] = True
+        return Reduction(keep, counts.num_keep)
+
+
+def look(
+    function: Callable[[View], Any],
+    inputs: dict[str, Tensor],
+    encoder: str = "clip",
+    *,
+    at_layer: int = 0,
+    layers: Captures = Captures(),
+    scope: Any = None,
+    attention: str = "sdpa",
+) -> Any:
+    model = tiny_llava(encoder, attention=attention)
+    seen: list[Any] = []
+    with torch.no_grad(), tessella.reduce(model, Spy(function, seen, at_layer, layers), keep=0.5, scope=scope):
+        model(**inputs)
+    return seen[0]
+
+
+def encoder_attentions(encoder: str, pixels: Tensor, layer: int) -> Tensor:
+    model = tiny_llava(encoder, attention="eager")
+    with torch.no_grad():
+        return model.model.vision_tower(pixels, output_attentions=True).attentions[layer]
+
+
+def decoder_attentions(inputs: dict[str, Tensor], layer: int) -> Tensor:
+    with torch.no_grad():
+        return tiny_llava(attention="eager")(**inputs, output_attentions=True).attentions[layer]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_class_attention_is_the_class_row_of_the_encoder(attention: str) -> None:
+    inputs = tiny_inputs((2, 1), padding="left")
+    shown = look(lambda v: v.class_attention(2), inputs, layers=Captures(encoder=(2,)), attention=attention)
+    expected = encoder_attentions("clip", inputs["pixel_values"], 2)[:, :, 0, 1:]
+    torch.testing.assert_close(shown, expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("encoder", ["clip", "siglip"])
+def test_attention_received_is_the_mean_column_of_the_encoder(encoder: str) -> None:
+    inputs = tiny_inputs((2, 1), padding="left")
+    shown = look(lambda v: v.attention_received(1), inputs, encoder, layers=Captures(encoder=(1,)))
+    columns = encoder_attentions(encoder, inputs["pixel_values"], 1).mean(dim=(1, 2))
+    expected = columns[:, 1:] if encoder == "clip" else columns
+    torch.testing.assert_close(shown, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_encoder_keys_are_the_key_projection() -> None:
+    inputs = tiny_inputs((1,))
+    shown = look(lambda v: v.encoder_keys(2), inputs, layers=Captures(encoder=(2,), encoder_hidden=(1,)))
+    model = tiny_llava()
+    with torch.no_grad():
+        hidden = model.model.vision_tower(inputs["pixel_values"], output_hidden_states=True).hidden_states[2]
+        layer = model.model.vision_tower.encoder.layers[2]
+        keys = layer.self_attn.k_proj(layer.layer_norm1(hidden))[:, 1:]
+    torch.testing.assert_close(shown, keys.unflatten(2, (4, 8)).transpose(1, 2), atol=1e-5, rtol=1e-5)
+
+
+def test_features_hidden_states_class_token_and_connector() -> None:
+    inputs = tiny_inputs((1, 1), padding="left")
+    captures = Captures(encoder_hidden=(0,), class_features=True)
+    shown = look(
+        lambda v: (
+            v.features(),
+            v.encoder_hidden(0),
+            v.class_features(),
+            v.connector(v.features()),
+            v.tokens.embeddings,
+        ),
+        inputs,
+        layers=captures,
+    )
+    model = tiny_llava()
+    with torch.no_grad():
+        hidden = model.model.vision_tower(inputs["pixel_values"], output_hidden_states=True).hidden_states
+    features, first, class_token, projected, tokens = shown
+    torch.testing.assert_close(features, hidden[-2][:, 1:])
+    torch.testing.assert_close(first, hidden[1][:, 1:])
+    torch.testing.assert_close(class_token, hidden[-2][:, 0])
+    torch.testing.assert_close(projected, tokens)
+    assert features.shape == (2, NUM_VISUAL, 32)
+
+
+@pytest.mark.parametrize("padding", ["left", "right"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_rows_of_the_last_query_match_the_decoder(padding: str, attention: str) -> None:
+    inputs = tiny_inputs((1, 1, 1), padding=padding)
+    shown = look(lambda v: v.attention_rows(1), inputs, at_layer=2, layers=Captures(decoder=(1,)), attention=attention)
+    full = decoder_attentions(inputs, 1)
+    for row, ids in enumerate(inputs["input_ids"]):
+        last = int(inputs["attention_mask"][row].nonzero().max())
+        visual = (ids == 5).nonzero().reshape(-1)
+        torch.testing.assert_close(shown[row, :, 0], full[row, :, last, visual], atol=1e-5, rtol=1e-4)
+
+
+def test_rows_over_visual_keys_only_are_renormalised() -> None:
+    inputs = tiny_inputs((2,))
+    captures = Captures(decoder=(0,))
+    shown = look(lambda v: v.attention_rows(0, softmax="visual"), inputs, at_layer=1, layers=captures, scope="prompt")
+    visual = (inputs["input_ids"][0] == 5).nonzero().reshape(-1)
+    row = decoder_attentions(inputs, 0)[0, :, -1, visual]
+    torch.testing.assert_close(shown[0, :, 0], row / row.sum(dim=1, keepdim=True), atol=1e-5, rtol=1e-4)
+
+
+def test_rows_of_text_queries_follow_the_causal_mask() -> None:
+    inputs = tiny_inputs((1, 1), padding="left")
+    shown = look(lambda v: v.attention_rows(1, queries="text"), inputs, at_layer=2, layers=Captures(decoder=(1,)))
+    full = decoder_attentions(inputs, 1)
+    for row, ids in enumerate(inputs["input_ids"]):
+        visual = (ids == 5).nonzero().reshape(-1)
+        text = ((ids != 5) & inputs["attention_mask"][row].bool()).nonzero().reshape(-1)
+        expected = full[row][:, text][:, :, visual]
+        torch.testing.assert_close(shown[row, :, : len(text)], expected, atol=1e-5, rtol=1e-4)
+        assert shown[row, :, len(text) :].abs().sum() == 0
+
+
+@pytest.mark.parametrize("rotate", [True, False])
+def test_project_looks_ahead_without_touching_the_cache(rotate: bool) -> None:
+    inputs = tiny_inputs((1,))
+    query, key = look(lambda v: v.project(2, rotate=rotate), inputs, at_layer=2)
+    model = tiny_llava()
+    with torch.no_grad():
+        hidden = model(**inputs, output_hidden_states=True).hidden_states[2]
+        layer = model.model.language_model.layers[2]
+        normed = layer.input_layernorm(hidden)
+        q = layer.self_attn.q_proj(normed).unflatten(2, (4, 8)).transpose(1, 2)
+        k = layer.self_attn.k_proj(normed).unflatten(2, (2, 8)).transpose(1, 2)
+        if rotate:
+            cos, sin = model.model.language_model.rotary_emb(hidden, torch.arange(hidden.shape[1])[None])
+            q, k = (t * cos + torch.cat([-t[..., 4:], t[..., :4]], dim=-1) * sin for t in (q, k))
+    torch.testing.assert_close(query, q, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(key, k, atol=1e-5, rtol=1e-5)
+
+
+def test_project_leaves_cache_and_output_alone() -> None:
+    inputs, seen = tiny_inputs((1,)), []
+    model = tiny_llava()
+    with torch.no_grad():
+        with tessella.reduce(model, Spy(lambda v: None, seen, 2), keep=0.5):
+            plain = model(**inputs)
+        with tessella.reduce(model, Spy(lambda v: v.project(3, rotate=True), seen, 2), keep=0.5):
+            probed = model(**inputs)
+    assert torch.equal(plain.logits, probed.logits)
+    assert [c.keys.shape for c in probed.past_key_values.layers] == [c.keys.shape for c in plain.past_key_values.layers]
+
+
+def test_text_embeddings_are_the_prompt_without_pictures() -> None:
+    inputs = tiny_inputs((1, 2), padding="left")
+    shown, mask = look(lambda v: v.text_embeddings(), inputs, scope="prompt")
+    table = tiny_llava().get_input_embeddings().weight
+    for row, ids in enumerate(inputs["input_ids"]):
+        text = ids[(ids != 5) & inputs["attention_mask"][row].bool()]
+        assert mask[row].sum() == len(text)
+        torch.testing.assert_close(shown[row, : len(text)], table[text].detach())
+
+
+def test_pixels_and_draws_belong_to_the_picture() -> None:
+    inputs = tiny_inputs((2, 1), padding="left")
+    pixels, draws = look(lambda v: (v.pixels(), v.uniforms(0)), inputs)
+    torch.testing.assert_close(pixels, inputs["pixel_values"])
+    alone = {**tiny_inputs((1,)), "pixel_values": inputs["pixel_values"][2:]}
+    torch.testing.assert_close(look(lambda v: v.uniforms(0), alone)[0], draws[2])
+    assert not torch.equal(draws[0], draws[1])
+
+
+def test_what_was_not_declared_is_refused() -> None:
+    inputs = tiny_inputs((1,))
+    with pytest.raises(MethodError, match=r"spy asks for encoder layer 2, which its captures\(\) does not declare"):
+        look(lambda v: v.class_attention(2), inputs)
+    with pytest.raises(MethodError, match="asks for attention_rows"):
+        look(lambda v: v.attention_rows(1), inputs, at_layer=2)
+    with pytest.raises(UnsupportedError, match="needs one encoded picture a decision; scope 'prompt' joins 2"):
+        look(lambda v: v.class_features(), tiny_inputs((2,)), layers=Captures(class_features=True), scope="prompt")
+
+
+def test_tokens_after_a_cut_still_find_their_features() -> None:
+    inputs, seen = tiny_inputs((1, 1), padding="left"), []
+    model = tiny_llava()
+    captures = Captures(encoder=(2,))
+    first = Spy(lambda v: v.attention_received(2), seen, 0, captures)
+    second = Spy(lambda v: (v.layout.row * 4 + v.layout.column, v.attention_received(2)), seen, 2, captures)
+    pipeline = tessella.Pipeline(tuple(tessella.core.pipeline.Part(m, tessella.Budget(0.5)) for m in (first, second)))
+    with torch.no_grad(), tessella.reduce(model, pipeline):
+        model(**inputs)
+    everything, (place, left) = seen
+    torch.testing.assert_close(left, everything.gather(1, place))
+    assert left.shape == (2, NUM_VISUAL // 2)
