@@ -20,6 +20,8 @@ from tessella.core.reduction import Reduction
 from tessella.core.view import Captures, View
 from tessella.testing.tiny import NUM_VISUAL, tiny_inputs, tiny_llava
 
+NOTHING = Captures()
+
 
 @dataclass(frozen=True)
 class Spy(Method):
@@ -28,8 +30,7 @@ class Spy(Method):
     look: Callable[[View], Any]
     seen: list[Any]
     at_layer: int = 0
-    layers: Captures = Captures()
-    scope: str = "image"
+    layers: Captures = NOTHING
 
     card = Card("Spy", stages=("connector", "prefill"))
     id = "spy"
@@ -51,7 +52,7 @@ def look(
     encoder: str = "clip",
     *,
     at_layer: int = 0,
-    layers: Captures = Captures(),
+    layers: Captures = NOTHING,
     scope: Any = None,
     attention: str = "sdpa",
 ) -> Any:
