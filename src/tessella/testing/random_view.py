@@ -1,0 +1,79 @@
+"""Random items for the contract suite: made one by one, so that an item is the same alone and in any batch."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..core.view import Captures, Queries, Softmax
+from .array_view import ArrayView, default_info
+
+HEADS, CHANNELS, FEATURES, HEAD_DIM, TEXT, FIRST_SLOT, PIXELS = 4, 24, 20, 8, 5, 3, 48
+LOUD = 30.0  # fills padding: whoever reads it is noticed
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture of the suite: its grid, and the seed of everything that can be seen of it."""
+
+    rows: int
+    columns: int
+    seed: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        return self.rows * self.columns
+
+    def draw(self, name: str, *shape: int) -> Tensor:
+        """Standard normal numbers that depend on the item and the name."""
+        seed = zlib.crc32(f"{self.seed} {self.rows} {self.columns} {name}".encode())
+        return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def random_view(items: Sequence[Item], captures: Captures, dtype: torch.dtype = torch.float32) -> ArrayView:
+    """A view of the items with exactly the layers that `captures` declares; padding holds loud values."""
+
+    def stack(name: str, *shape: int, axis: int = 0, extra: int = 0, softmax: bool = False) -> Tensor:
+        """One array an item, tokens (and `extra` more) along `axis`, padded to the longest item."""
+        out = []
+        for item in items:
+            values = item.draw(name, *shape[:axis], item.num_tokens + extra, *shape[axis:])
+            values = values.softmax(dim=axis) if softmax else values
+            size = list(values.shape)
+            size[axis] = max(i.num_tokens for i in items) - item.num_tokens
+            out.append(torch.cat([values, torch.full(size, LOUD)], dim=axis))
+        return torch.stack(out)
+
+    def rows(layer: int, queries: Queries, softmax: Softmax) -> Tensor:
+        assert layer in captures.decoder, f"attention_rows(layer={layer}) is asked for, captures() does not declare it"
+        num_queries = 1 if queries == "last" else TEXT
+        share = 0.5 if softmax == "all" else 1.0  # the other keys get the rest
+        return stack(f"rows {layer} {queries}", HEADS, num_queries, axis=2, softmax=True) * share
+
+    text = torch.stack([item.draw("text", TEXT, CHANNELS) for item in items])
+    query, key = (stack(n, HEADS, HEAD_DIM, axis=1, extra=FIRST_SLOT + TEXT).to(dtype) for n in ("queries", "keys"))
+    encoder = captures.encoder
+    return ArrayView(
+        embeddings=stack("embeddings", CHANNELS).to(dtype),
+        features=stack("features", FEATURES).to(dtype),
+        class_features=(
+            torch.stack([i.draw("class", FEATURES) for i in items]).to(dtype) if captures.class_features else None
+        ),
+        class_attention={n: stack(f"class {n}", HEADS, axis=1, softmax=True) for n in encoder},
+        attention_received={n: stack(f"received {n}", softmax=True) for n in encoder},
+        encoder_keys={n: stack(f"keys {n}", HEADS, HEAD_DIM, axis=1).to(dtype) for n in encoder},
+        encoder_hidden={n: stack(f"hidden {n}", FEATURES).to(dtype) for n in captures.encoder_hidden},
+        attention_rows=rows,
+        projection=(query, key),
+        text=(text.to(dtype), torch.ones(len(items), TEXT, dtype=torch.bool)),
+        pixels=torch.stack([item.draw("pixels", 3, PIXELS, PIXELS) for item in items]).to(dtype),
+        connector=lambda features: torch.nn.functional.pad(features, (0, CHANNELS - FEATURES)),
+        grids=[(i.rows, i.columns) for i in items],
+        first_slot=FIRST_SLOT,
+        info=default_info(),
+        sample_ids=[i.seed for i in items],
+    )

@@ -1,0 +1,34 @@
+"""Every registered method keeps the contract, and the suite notices when one does not."""
+
+from __future__ import annotations
+
+import pytest
+
+from tessella.core.registry import make, methods
+from tessella.testing import CHECKS, check_method
+
+VARIANTS = {
+    "random(stratified=True)": make("random", stratified=True),
+    "random@4": make("random", at_layer=4),
+    "uniform(mode='stride1d')": make("uniform", mode="stride1d"),
+    "uniform(mode='border_less')": make("uniform", mode="border_less"),
+    "hiprune(alpha=1.0)": make("hiprune", alpha=1.0),
+    "hiprune(wrap=False)": make("hiprune", alpha=0.8, wrap=False),
+    "visionzip(contextual=0)": make("visionzip", contextual=0),
+    "fastv@3": make("fastv", at_layer=3),
+    "fastervlm(cls_fallback='received')": make("fastervlm", cls_fallback="received"),
+}
+METHODS = {**{i: make(i) for i in methods()}, **VARIANTS}
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("name", METHODS)
+def test_contract(name: str, check: str) -> None:
+    CHECKS[check](METHODS[name])
+
+
+def test_check_method_names_method_and_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_method(make("random"))
+    monkeypatch.setattr(type(make("random")), "id", "another_name")
+    with pytest.raises(AssertionError, match="another_name, check 'card': class Random is not spelled like"):
+        check_method(make("random"))
