@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from .core.budget import Budget, Scope
+from .core.budget import Budget, Scope, parse_keep
 from .core.cards import Positions
 from .core.contracts import Method
 from .core.errors import InputError, UnsupportedError
@@ -247,7 +247,7 @@ def check_request(
     if pipeline is not None:
         as_pipeline(pipeline).with_budget(keep, scope)
     elif keep is not None:
-        Budget(keep, scope)  # type: ignore[arg-type]
+        Budget(parse_keep(keep), scope)
     elif scope is not None:
         raise InputError(f"scope={scope!r} was given without a keep.")
 

@@ -25,6 +25,7 @@ BUNDLED_KINDS = ("reading", "count", "relation", "place", "colour", "digit")
 PER_KIND = 40  # questions of each kind in the table, if time allows
 FIRST_SEED = 100_000  # of the questions for the table
 BATCH = 32
+LONGEST = 8  # tokens of an answer; the right ones have at most five
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,8 @@ def answer_examples(
     """For each example its answers: with every token, then with each keep."""
     out = []
     for example in examples:
-        row = [ask(model, processor, example.image, example.question)]
-        row += [ask(model, processor, example.image, example.question, METHOD, keep) for keep in keeps]
+        settings = [(FULL, None), *((METHOD, keep) for keep in keeps)]
+        row = [ask(model, processor, example.image, example.question, *s, max_new_tokens=LONGEST) for s in settings]
         out.append(row)
     return out
 
@@ -128,7 +129,7 @@ def compare_rivals(
 
     present = [name for name in rivals if name in method_modules()]
     return {
-        name: [ask(model, processor, example.image, example.question, name, keep) for example in examples]
+        name: [ask(model, processor, e.image, e.question, name, keep, max_new_tokens=LONGEST) for e in examples]
         for name in present
     }
 
@@ -162,7 +163,7 @@ def score_settings(
         for n, (pipeline, keep) in enumerate(settings):
             begin = time.perf_counter()
             images, questions = [s.image for s in samples], [s.question for s in samples]
-            answers = ask_many(model, processor, images, questions, pipeline, keep, max_new_tokens=8)
+            answers = ask_many(model, processor, images, questions, pipeline, keep, max_new_tokens=LONGEST)
             spent[n] += time.perf_counter() - begin
             for given, truth in zip(answers, samples, strict=True):
                 right[n][truth.kind] += given == truth.answer

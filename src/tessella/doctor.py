@@ -106,8 +106,8 @@ def _try_model() -> dict[str, Any]:
         model, processor = load("mini")
         loaded = time.perf_counter() - start
         example = bundled()[0]
-        full = ask(model, processor, example.image, example.question)
-        part = ask(model, processor, example.image, example.question, keep="1/9")
+        full = ask(model, processor, example.image, example.question, max_new_tokens=8)
+        part = ask(model, processor, example.image, example.question, keep="1/9", max_new_tokens=8)
     except TessellaError as error:
         return {"ok": False, "reason": str(error)}
     except Exception as error:  # whatever is wrong, the rest of the report is worth printing

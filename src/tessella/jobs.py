@@ -50,7 +50,7 @@ def ask_file(
     answer = ask(model, processor, picture.image, question, request.method, **options)
     if target is not None:
         answer.save_picture(target)
-    return answer, (*picture.notes, *answer.report["notes"])
+    return answer, picture.notes
 
 
 def compare_file(
@@ -104,6 +104,8 @@ def run_demo(folder: str | Path, say: Callable[[Any], None]) -> Path:
     from . import demo
 
     place = Path(folder)
+    if place.exists() and not place.is_dir():
+        raise InputError(f"{str(place)!r} is a file; give a folder.")
     if not place.is_dir():
         check_target(place)
         place.mkdir()

@@ -74,7 +74,8 @@ def run(args: Sequence[str]) -> int:
     except UsageError as error:
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else PROGRAM
-        return _complain(f"{error.format_message()} Help: {path} --help")  # type: ignore[attr-defined]
+        message: str = error.format_message()  # type: ignore[attr-defined]
+        return _complain(f"{message}{'' if message.endswith(('.', '?')) else '.'} Help: {path} --help")
     except (Interrupted, KeyboardInterrupt, typer.Abort):
         print("interrupted", file=sys.stderr)
         return 130

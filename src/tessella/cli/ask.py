@@ -43,5 +43,7 @@ def command(
         return
     print(answer.answer)
     print(f"{answer.pipeline}: {answer.counts}, {answer.seconds * 1000:.0f} ms")
+    for note in answer.report["notes"]:
+        print(f"note: {note}")
     if show:
         print(f"drawn: {show}")
