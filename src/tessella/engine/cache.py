@@ -76,10 +76,11 @@ class Ledger:
             segment.select(rows)
 
     def crop(self, num_removed: int) -> None:
-        shortest = min(s.places.shape[1] for s in self.segments)
-        if num_removed >= shortest:
+        last = torch.arange(self.full_length - num_removed, self.full_length)
+        if any(not torch.equal(s.places[:, -num_removed:].cpu(), last.expand(len(s.places), -1)) for s in self.segments):
             raise UnsupportedError(
-                f"cannot crop {num_removed} tokens off a reduced cache whose shortest layer holds {shortest}."
+                f"cannot crop {num_removed} tokens off a reduced cache: that reaches visual tokens of which some layers "
+                "hold fewer than others. Read the shorter prompt anew."
             )
         for segment in self.segments:
             segment.crop(num_removed)

@@ -46,8 +46,9 @@ class Reading:
     ) -> None:
         self.sources = sources
         given = sources.inputs
-        pictures = pictures_of(given)
-        self.prompt = Prompt(given.get("input_ids"), given.get("pixel_values"), pictures, len(adapter.decoder_layers))
+        ids = replay.input_ids if replay else given.get("input_ids")  # what was there when the decision was taken
+        self.prompt = Prompt(ids, given.get("pixel_values"), pictures_of(given), len(adapter.decoder_layers))
+        self.is_replay = replay is not None
         self.fired = 0
         self.cache: Cache | None = None
         self._adapter, self._layout, self._positions, self._stopwatch = adapter, layout, positions, stopwatch

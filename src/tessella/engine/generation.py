@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from ..core.errors import UnsupportedError
+from ..models.adapter import Adapter
 
 _REFUSED = {
     "assistant_model": "assisted decoding rolls the cache back to lengths that differ by layer",
@@ -27,4 +30,14 @@ def check_generate(model: Any, kwargs: dict[str, Any]) -> None:
         raise UnsupportedError(
             f"cache_implementation={implementation!r} is not supported on a reduced model: layers hold different "
             "numbers of tokens, which takes a dynamic cache. Leave it out."
+        )
+
+
+def check_trainable(adapter: Adapter) -> None:
+    """Raise UnsupportedError where the backward pass would run decoder layers again."""
+    layers = [m for m in adapter.decoder_layers if m.training and getattr(m, "gradient_checkpointing", False)]
+    if layers and torch.is_grad_enabled():
+        raise UnsupportedError(
+            "gradient checkpointing runs decoder layers again in the backward pass, when the decision that cut their "
+            "inputs is gone. Call model.gradient_checkpointing_disable(); the shorter sequence saves memory by itself."
         )

@@ -26,7 +26,7 @@ from .cache import check_cache, ledger_of
 from .capture import Recorder, Switch, attach, detach
 from .decision import Prompt
 from .forward import Continuing, Reading
-from .generation import check_generate
+from .generation import check_generate, check_trainable
 from .hooks import Hooks
 from .plan import Plan, make_plan, mean_keep_ratio
 from .report import Report, Totals
@@ -69,6 +69,8 @@ class Run:
         self._prompt: Prompt | None = None
         self._state: Reading | Continuing | None = None
         self._rewritten = False
+        self._inside = False  # a forward of the entry is running, so that decoder layers belong to `_state`
+        self._new_prompt = True  # the next forward does not continue the last prompt
         self._guard = _ThreadGuard()
 
     # -- life --------------------------------------------------------------------------------------------------------
@@ -234,6 +236,7 @@ class Run:
         kwargs = _by_name(original, args, kwargs)
         check_generate(original.__self__, kwargs)
         with self._guard.held():
+            self._new_prompt = True
             return self._generate_rewritten(original, kwargs) if self._plan.rewriters else original(**kwargs)
 
     def _generate_rewritten(self, original: Any, kwargs: dict[str, Any]) -> Any:
@@ -283,7 +286,7 @@ class Run:
 
     def _before_entry(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._guard.enter()
-        self._state = None
+        self._state, self._inside = None, True
         inputs = _by_name(module.forward, args, kwargs)
         changed = None
         cache = inputs.get("past_key_values")
@@ -306,10 +309,10 @@ class Run:
                 raise UnsupportedError(
                     "this cache was made by another run; use it inside that run or start an empty one."
                 )
-            ledger.running = True
             ids = inputs.get("input_ids")
             tokens: Any = ids if ids is not None else inputs["inputs_embeds"]
             self._state = Continuing(self._adapter, ledger, inputs.get("attention_mask"), tokens.shape[1])
+            ledger.running = True
         elif has_visual:
             check_cache(cache)
             assert layout is not None
@@ -318,7 +321,9 @@ class Run:
         return None if changed is None else ((), changed)
 
     def _begin_reading(self, inputs: dict[str, Any], layout: Layout) -> None:
-        replay = self._prompt if self._prompt is not None and self._prompt.continues_as(inputs) else None
+        check_trainable(self._adapter)
+        replay = self._prompt if self._continues(inputs) else None
+        self._new_prompt = False
         self._clear_sources()
         self._sources.inputs = inputs
         steps = [] if replay else self._plan.steps(self._adapter, layout)
@@ -339,13 +344,21 @@ class Run:
         if self._encoding is not None:
             self._encoding.hidden[number] = output[0] if isinstance(output, tuple) else output
 
+    def _continues(self, inputs: dict[str, Any]) -> bool:
+        """True for a forward without a cache that reads the last prompt again, with tokens added."""
+        use_cache = inputs.get("use_cache")
+        use_cache = self._adapter.language_model.config.use_cache if use_cache is None else use_cache
+        if use_cache or inputs.get("past_key_values") is not None or self._new_prompt:
+            return False
+        return self._prompt is not None and self._prompt.continues_as(inputs)
+
     def _before_language_model(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        if self._state is not None:
+        if self._state is not None and self._inside:
             part = "prefill" if isinstance(self._state, Reading) else "decode"
             self._stopwatch.start(part, self._device())
 
     def _before_layer(self, layer: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self._state is None:
+        if self._state is None or not self._inside:
             return None
         hidden = args[0] if args else kwargs["hidden_states"]
         hidden, fitted = self._state.before_layer(layer, hidden, kwargs)
@@ -354,14 +367,20 @@ class Run:
         return args, {**fitted, "hidden_states": hidden}
 
     def _after_observed(self, bound: tuple[Any, Any], module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        if isinstance(self._state, Reading):
+        if isinstance(self._state, Reading) and self._inside:
             self._state.observe(*bound, output[0] if isinstance(output, tuple) else output)
 
     def _after_language_model(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if not self._inside:
+            return
         if isinstance(self._state, Reading):
             self._stopwatch.stop("prefill")
             self._state.finish(self._number)
-            self._prompt = self._state.prompt
+            before, self._prompt = self._prompt, self._state.prompt
+            if self._state.is_replay:
+                assert before is not None
+                self._totals.decoded_tokens += self._prompt.segments[0].length - before.segments[0].length
+                return
             self._unsummed.append(self._prompt)
             if len(self._unsummed) > 8:  # long since computed, so reading it back waits for nothing
                 self._totals.add(self._unsummed.pop(0).record())
@@ -371,6 +390,9 @@ class Run:
             self._totals.decoded_tokens += self._state.num_new
 
     def _after_entry(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if not self._guard.is_mine():  # a refused thread leaves the forward of the other one alone
+            return
+        self._inside = False
         self._decoder_switch.off()
         self._clear_sources()
         self._stopwatch.abandon()
@@ -423,6 +445,9 @@ class _ThreadGuard:
             self._owner = me
             self._depth += 1
 
+    def is_mine(self) -> bool:
+        return self._owner == threading.get_ident()
+
     def leave(self) -> None:
         with self._lock:
             if self._owner != threading.get_ident():
@@ -464,6 +489,8 @@ def _encoding_of(inputs: dict[str, Any]) -> tuple[Encoding | None, Tensor | None
 
 def _by_name(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a call, every one by its name."""
+    if not args:
+        return dict(kwargs)
     named = dict(inspect.signature(function).bind_partial(*args, **kwargs).arguments)
     rest = named.pop("kwargs", {})
     return {**named, **rest}
