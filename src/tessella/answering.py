@@ -83,6 +83,10 @@ class Row:
     same_as_full: bool | None = None
     reason: str = ""
 
+    @property
+    def is_full(self) -> bool:
+        return self.method == FULL
+
     def to_dict(self) -> dict[str, Any]:
         if self.answer is None:
             return {"method": self.method, "answer": None, "reason": self.reason}

@@ -181,11 +181,12 @@ def table_settings(keeps: Sequence[str] = KEEPS) -> list[tuple[str, str | None]]
 
 
 def draw_sheet(answers: Sequence[Sequence[Answer]], examples: Sequence[Example]) -> Image.Image:
-    """A picture sheet, one row per example: all tokens, then each keep."""
+    """A picture sheet, two examples a row: all tokens, then each keep."""
     panels = []
     for example, row in zip(examples, answers, strict=True):
         for answer in row:
-            mark = "right" if answer.answer == example.answer else f"wrong, it is {example.answer}"
+            mark = "right" if answer.answer == example.answer else f"wrong: {example.answer}"
             caption = f"{example.question}\n{answer.answer} ({mark})\n{answer.counts}"
-            panels.append((answer.pipeline, answer.draw(caption, size=280)))
-    return sheet(panels, columns=len(answers[0]), title="Tessella: the same questions on fewer visual tokens")
+            name = "all tokens" if answer.pipeline == FULL else answer.pipeline
+            panels.append((name, answer.draw(caption, size=280)))
+    return sheet(panels, columns=2 * len(answers[0]), title="The same questions on fewer visual tokens")

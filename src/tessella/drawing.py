@@ -234,9 +234,11 @@ def _draw_lines(image: Image.Image, fate: Fate, cell_w: int, cell_h: int, colour
     """Grid between faded patches, an outline around kept ones, a line from each merged patch to its parent."""
     k = OVERSAMPLE
     big = image.resize((image.width * k, image.height * k), Image.Resampling.NEAREST).convert("RGBA")
-    layer = Image.new("RGBA", big.size, (0, 0, 0, 0))
-    draw = ImageDraw.Draw(layer)
     w, h = cell_w * k, cell_h * k
+    ties = _draw_ties(fate, big.size, w, h, colours)
+    clear = Image.new("RGBA", big.size, (0, 0, 0, 0))
+    layer = Image.composite(clear, ties, _mask(fate, fate.kept, big.size))  # kept patches stay clean
+    draw = ImageDraw.Draw(layer)
     for i, parent in enumerate(fate.parent):
         x, y = i % fate.columns * w, i // fate.columns * h
         if parent != i:
@@ -244,16 +246,23 @@ def _draw_lines(image: Image.Image, fate: Fate, cell_w: int, cell_h: int, colour
     if len(fate.kept) < len(fate.parent):
         _outline_kept(draw, fate, w, h)
     radius = max(2.0, min(w, h) * 0.11)
-    for i in fate.merged:
-        start, end = _centre(i, fate, w, h), _centre(fate.parent[i], fate, w, h)
-        draw.line((*start, *end), fill=(255, 255, 255, 120), width=2 * k)
-        draw.line((*start, *end), fill=(*_darker(colours[fate.parent[i]]), 255), width=k)
     for parent in colours:
         cx, cy = _centre(parent, fate, w, h)
         box = (cx - radius, cy - radius, cx + radius, cy + radius)
         draw.ellipse(box, fill=(*_darker(colours[parent]), 255), outline=(255, 255, 255, 255), width=k)
     flat = Image.alpha_composite(big, layer).convert("RGB")
     return flat.resize(image.size, Image.Resampling.BOX)
+
+
+def _draw_ties(fate: Fate, size: tuple[int, int], w: int, h: int, colours: dict[int, Colour]) -> Image.Image:
+    """A transparent layer with a line from each merged patch to its parent; many lines are drawn fainter."""
+    layer = Image.new("RGBA", size, (0, 0, 0, 0))
+    draw = ImageDraw.Draw(layer)
+    opacity = 255 if len(fate.merged) < 48 else 170
+    for i in fate.merged:
+        line = (*_centre(i, fate, w, h), *_centre(fate.parent[i], fate, w, h))
+        draw.line(line, fill=(*_darker(colours[fate.parent[i]]), opacity), width=OVERSAMPLE)
+    return layer
 
 
 def _outline_kept(draw: ImageDraw.ImageDraw, fate: Fate, w: int, h: int) -> None:

@@ -101,7 +101,7 @@ def _row(row: Row) -> str:
         return f'<tr>{name}<td class="reason" colspan="{len(_HEADS) - 1}">{escape(row.reason)}</td></tr>'
     report = row.answer.report
     ms = report["ms"]
-    if row.same_as_full is None:
+    if row.same_as_full is None or row.is_full:
         same = "-"
     else:
         same = '<span class="same">✓ same</span>' if row.same_as_full else '<span class="differs">✗ differs</span>'

@@ -32,7 +32,7 @@ def command(
     Without --method and --keep every visual token is kept; with --keep alone the method is hiprune.
     """
     from ..jobs import Request, Source, ask_file
-    from .output import print_json, print_notes, quiet_libraries
+    from .output import print_json, print_notes, printable, quiet_libraries
 
     quiet_libraries()
     request = Request(method, keep, scope, max_new_tokens)
@@ -41,7 +41,7 @@ def command(
     if json:
         print_json({**answer.to_dict(), "image": image, "model": model, "show": show})
         return
-    print(answer.answer)
+    print(printable(answer.answer))
     print(f"{answer.pipeline}: {answer.counts}, {answer.seconds * 1000:.0f} ms")
     for note in answer.report["notes"]:
         print(f"note: {note}")

@@ -23,6 +23,11 @@ def quiet_libraries() -> None:
     logging.disable_progress_bar()
 
 
+def printable(text: str) -> str:
+    """Text that cannot steer a terminal: control characters, which a model may write, become a replacement mark."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def print_notes(notes: Iterable[str]) -> None:
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
@@ -40,7 +45,7 @@ def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]], right: Sequ
     for n, head in enumerate(heads):
         table.add_column(Text(head), justify="right" if n in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = PIPE_WIDTH

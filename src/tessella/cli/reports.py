@@ -21,7 +21,7 @@ def print_comparison(comparison: Comparison) -> None:
             continue
         report = row.answer.report
         ms = report["ms"]
-        same = "" if row.same_as_full is None else "yes" if row.same_as_full else "no"
+        same = "" if row.same_as_full is None or row.is_full else "yes" if row.same_as_full else "no"
         rows.append(
             (
                 row.method,

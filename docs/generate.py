@@ -1,0 +1,77 @@
+"""Write the generated pages of the docs: `python docs/generate.py`; with `--check` only say which are out of date.
+
+A page is one function that returns its text, listed in PAGES under its path in this folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+WIDTH = 100  # columns of captured help
+
+
+def commands() -> str:
+    """The help of every command, as the program prints it."""
+    import typer.main
+
+    from tessella.cli.application import PROGRAM, app
+
+    group = typer.main.get_command(app)
+    parts = [
+        "# Commands",
+        "What `--help` prints, captured by `python docs/generate.py`. Every command exits with 0 when done, with 2 and "
+        "one line on standard error when the request cannot be met, and with 130 when interrupted.",
+        f"<!-- captured with typer {version('typer')} -->",
+        _captured(group, PROGRAM),
+    ]
+    parts += [_captured(group.commands[name], f"{PROGRAM} {name}") for name in group.commands]
+    return "\n\n".join(parts) + "\n"
+
+
+def _captured(command: object, path: str) -> str:
+    context = command.make_context(path, [], resilient_parsing=True, terminal_width=WIDTH)  # type: ignore[attr-defined]
+    text = "\n".join(line.rstrip() for line in context.get_help().strip().splitlines())
+    return f"## {path}\n\n```text\n{text}\n```"
+
+
+PAGES: dict[str, Callable[[], str]] = {"commands.md": commands}
+
+
+def is_current(name: str, written: str, fresh: str) -> bool:
+    """Whether a page says what it should. Help captured with another typer may be laid out in another way: then the
+    same options in the same order are enough."""
+    captured = re.search(r"captured with typer (\S+)", written)
+    if captured is None or captured[1] == version("typer"):
+        return written == fresh
+    options = [re.findall(r"^ +((?:-\w, )?--[\w-]+)|^(## .+)", text, flags=re.MULTILINE) for text in (written, fresh)]
+    return options[0] == options[1]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Write the generated pages of the docs.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a page is out of date")
+    check = parser.parse_args(arguments).check
+    stale = []
+    for name, page in PAGES.items():
+        path, fresh = FOLDER / name, page()
+        written = path.read_text(encoding="utf-8") if path.is_file() else ""
+        if is_current(name, written, fresh):
+            continue
+        stale.append(name)
+        if not check:
+            path.write_text(fresh, encoding="utf-8")
+            print(f"written: docs/{name}")
+    if check and stale:
+        print(f"out of date: {', '.join(stale)}; run: python docs/generate.py", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
