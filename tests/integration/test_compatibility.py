@@ -1,4 +1,4 @@
-"""Decoding modes under a reduction, against an oracle that shares nothing with the engine. See docs/compatibility.md."""
+"""Decoding modes and caches under a reduction, against an oracle of its own. See docs/compatibility.md."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from oracle import Oracle, suppressed
 from plain_methods import Above, Asked, Features, Norm, fixed_kept, kept_by_norm, longest, oracles, rows_of
 from plain_methods import Fixed as FixedScorer
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache, LlavaForConditionalGeneration
 
 import tessella
@@ -131,9 +131,10 @@ def test_beams_without_cache_keep_the_first_decision(model: Any, monkeypatch: py
 
 
 def test_generate_twice_with_other_batches(model: Any) -> None:
+    batches = [tiny_inputs((1, 1), seed=1), tiny_inputs((2,), seed=2), tiny_inputs()]
     with tessella.reduce(model, Norm(2), keep=KEEP) as run:
-        answers = [generate(model, x) for x in (tiny_inputs((1, 1), seed=1), tiny_inputs((2,), seed=2), tiny_inputs())]
-    for got, inputs in zip(answers, (tiny_inputs((1, 1), seed=1), tiny_inputs((2,), seed=2), tiny_inputs()), strict=True):
+        answers = [generate(model, inputs) for inputs in batches]
+    for got, inputs in zip(answers, batches, strict=True):
         kept = kept_by_norm(model, inputs, KEEP, 2)
         assert got == [o.greedy(STEPS) for o in oracles(model, inputs, kept, 2, "compact")]
     assert run.report.prompts == 3
@@ -246,7 +247,7 @@ def test_second_turn(model: Any, at_layer: int, positions: str, whole: bool) -> 
         first = model.generate(**inputs, past_key_values=cache, max_new_tokens=STEPS, suppress_tokens=[IMAGE_TOKEN])
         # the last token of an answer is not in the cache yet
         told = torch.cat([first, question], dim=1)
-        mask = torch.cat([inputs["attention_mask"], torch.ones(2, told.shape[1] - inputs["input_ids"].shape[1]).long()], 1)
+        mask = nn.functional.pad(inputs["attention_mask"], (0, told.shape[1] - inputs["input_ids"].shape[1]), value=1)
         ids = told if whole else told[:, cache.get_seq_length() :]
         second = generate(model, {"input_ids": ids, "attention_mask": mask}, past_key_values=cache)
         calls.append(run.report.prompts)

@@ -33,6 +33,11 @@ class Captures:
     encoder_hidden: tuple[int, ...] = ()
     class_features: bool = False
 
+    @property
+    def reads_encoder(self) -> bool:
+        """True if a layer of the encoder is named."""
+        return bool(self.encoder or self.encoder_hidden or self.class_features)
+
 
 @dataclass(frozen=True)
 class Point:

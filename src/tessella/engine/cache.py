@@ -77,9 +77,10 @@ class Ledger:
 
     def crop(self, num_removed: int) -> None:
         last = torch.arange(self.full_length - num_removed, self.full_length)
-        if any(not torch.equal(s.places[:, -num_removed:].cpu(), last.expand(len(s.places), -1)) for s in self.segments):
+        cropped = [s.places[:, -num_removed:].cpu() for s in self.segments]
+        if any(not torch.equal(places, last.expand(len(places), -1)) for places in cropped):
             raise UnsupportedError(
-                f"cannot crop {num_removed} tokens off a reduced cache: that reaches visual tokens of which some layers "
+                f"cannot crop {num_removed} tokens off a reduced cache: it reaches visual tokens, of which some layers "
                 "hold fewer than others. Read the shorter prompt anew."
             )
         for segment in self.segments:

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Cache
 
 from ..core.cards import Positions
 from ..core.contracts import Method, Step
-from ..core.errors import MethodError
+from ..core.errors import MethodError, UnsupportedError
 from ..core.layout import Layout, Units
 from ..core.reduction import Reduction
 from ..core.view import Point
@@ -95,11 +95,27 @@ class Reading:
         reduced(self.cache, ledger)
 
     def cut_labels(self, labels: Tensor, ignore_index: int = -100) -> Tensor:
-        """Labels of the last segment's tokens; engine padding is ignored."""
+        """Labels of the last segment's tokens; engine padding is ignored, and predicts nothing."""
         out = labels.gather(1, self.segment.places.to(labels.device))
         if self.segment.padded is not None:
-            out = out.masked_fill(self.segment.padded.to(labels.device), ignore_index)
+            padded = self.segment.padded.to(labels.device)
+            first = nn.functional.pad(padded[:, :-1], (1, 0))  # a row's first token has no predecessor
+            out = out.masked_fill(padded | first, ignore_index)
         return out
+
+    def check_logits_to_keep(self, wanted: int | Tensor) -> None:
+        """Raise UnsupportedError where places of the full prompt are asked of the shorter one."""
+        whole, last = self.prompt.segments[0], self.segment
+        if sum(last.num_visual) == sum(whole.num_visual):
+            return
+        if isinstance(wanted, int) and (wanted <= 1 or wanted < whole.length - int(whole.layout.slot.max())):
+            return
+        asked = wanted if isinstance(wanted, int) else f"Tensor{list(wanted.shape)}"
+        raise UnsupportedError(
+            f"logits_to_keep={asked} names places of the full prompt, of which visual tokens were removed. Leave it "
+            "out and take the places from run.expand(logits); an int up to the number of tokens after the last picture "
+            "is fine."
+        )
 
     def _begin(self, hidden: Tensor, kwargs: Kwargs) -> None:
         mask = self.sources.inputs.get("attention_mask")
@@ -246,7 +262,7 @@ class Continuing:
     def close(self) -> None:
         self._ledger.running = False
 
-    def cut_labels(self, labels: Tensor) -> Tensor:
+    def cut_labels(self, labels: Tensor, ignore_index: int = -100) -> Tensor:
         return labels
 
     def _mask(self, layer: int, stored: Stored, hidden: Tensor) -> Tensor | None:

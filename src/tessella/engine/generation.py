@@ -39,5 +39,5 @@ def check_trainable(adapter: Adapter) -> None:
     if layers and torch.is_grad_enabled():
         raise UnsupportedError(
             "gradient checkpointing runs decoder layers again in the backward pass, when the decision that cut their "
-            "inputs is gone. Call model.gradient_checkpointing_disable(); the shorter sequence saves memory by itself."
+            "inputs is gone. Disable it; the shorter sequence saves memory by itself."
         )

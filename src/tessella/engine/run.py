@@ -21,6 +21,7 @@ from ..core.cards import Positions
 from ..core.errors import UnsupportedError
 from ..core.layout import Layout
 from ..core.pipeline import Pipeline
+from ..core.view import Captures
 from ..models.adapter import find_adapter
 from .cache import check_cache, ledger_of
 from .capture import Recorder, Switch, attach, detach
@@ -32,6 +33,8 @@ from .plan import Plan, make_plan, mean_keep_ratio
 from .report import Report, Totals
 from .timing import Stopwatch
 from .view import Encoding, Sources
+
+Mark = tuple[Encoding, int]  # which item of an encoding a picture is
 
 _active: WeakKeyDictionary[nn.Module, list[Run]] = WeakKeyDictionary()
 _numbers = itertools.count(1)
@@ -71,6 +74,8 @@ class Run:
         self._rewritten = False
         self._inside = False  # a forward of the entry is running, so that decoder layers belong to `_state`
         self._new_prompt = True  # the next forward does not continue the last prompt
+        self._logits_to_keep: Any = 0
+        self._generated: list[tuple[Tensor, Mark]] | None = None  # what the current generate has encoded
         self._guard = _ThreadGuard()
 
     # -- life --------------------------------------------------------------------------------------------------------
@@ -207,6 +212,7 @@ class Run:
             hooks.after(module, _bind(self._after_observed, (method, point)))
         top = _top_of(self.model, adapter.entry)
         if top is not None:
+            hooks.before(top, self._before_top)
             hooks.override(top, "generate", top.generate, self._generate)
             hooks.override(top, "_loss_function", top.loss_function, self._loss)
         hooks.override(adapter.entry, "get_image_features", adapter.entry.get_image_features, self._encode)
@@ -236,8 +242,11 @@ class Run:
         kwargs = _by_name(original, args, kwargs)
         check_generate(original.__self__, kwargs)
         with self._guard.held():
-            self._new_prompt = True
-            return self._generate_rewritten(original, kwargs) if self._plan.rewriters else original(**kwargs)
+            self._new_prompt, self._generated = True, []
+            try:
+                return self._generate_rewritten(original, kwargs) if self._plan.rewriters else original(**kwargs)
+            finally:
+                self._generated = None
 
     def _generate_rewritten(self, original: Any, kwargs: dict[str, Any]) -> Any:
         before: Any = kwargs.get("input_ids", kwargs.get("inputs"))
@@ -262,27 +271,35 @@ class Run:
         return inputs
 
     def _encode(self, original: Any, *args: Any, **kwargs: Any) -> Any:
-        """`get_image_features`, with what the pipeline wants to know of the encoder attached to its output.
+        """`get_image_features`, with what the pipeline wants to know of the encoder attached to the encoded pictures.
 
         Both `forward` and `generate` come here; `generate` encodes before its first forward.
         """
-        pixels = kwargs.get("pixel_values", args[0] if args else None)
-        self._encoding = Encoding(pixels=pixels)
-        self._encoder_switch.on()
-        try:
-            output = original(*args, **kwargs)
-            encoding = self._encoding
-            encoding.attention = {n: r.taken() for n, r in self._encoder_recorders.items()}
-        finally:
-            self._encoder_switch.off()
-            self._encoding = None
-            for recorder in self._encoder_recorders.values():
-                recorder.clear()
-        output.encoding = encoding
-        output.encoded = list(output.pooler_output)
+        inputs = _by_name(original, args, kwargs)
+        if self._plan.captures.reads_encoder:
+            self._adapter.check_encoding(inputs)
+        with self._guard.held():
+            self._encoding = Encoding(pixels=inputs.get("pixel_values"))
+            self._encoder_switch.on()
+            try:
+                output = original(*args, **kwargs)
+                encoding = self._encoding
+                encoding.attention = {n: r.taken() for n, r in self._encoder_recorders.items()}
+            finally:
+                self._encoder_switch.off()
+                self._encoding = None
+                for recorder in self._encoder_recorders.values():
+                    recorder.clear()
+        for number, picture in enumerate(getattr(output, "pooler_output", ())):
+            picture.tessella_encoding = (encoding, number)
+            if self._generated is not None:
+                self._generated.append((picture, (encoding, number)))
         if isinstance(self._state, Reading):
             self._sources.encoding = encoding
         return output
+
+    def _before_top(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._logits_to_keep = _by_name(module.forward, args, kwargs).get("logits_to_keep", 0)
 
     def _before_entry(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._guard.enter()
@@ -294,9 +311,9 @@ class Run:
         is_prefill = ledger is None and (cache is None or cache.get_seq_length() == 0)
         if is_prefill and self._plan.rewriters and not self._rewritten and inputs.get("pixel_values") is not None:
             inputs = changed = self._rewrite(inputs)
-        encoding, items = _encoding_of(inputs)
+        encoding, items = _encoding_of(inputs, self._generated or [], self._plan.captures)
         if encoding is not None and encoding.pixels is not None:
-            inputs["pixel_values"] = encoding.pixels if items is None else encoding.pixels[items]
+            inputs = {**inputs, "pixel_values": encoding.pixels if items is None else encoding.pixels[items]}
         layout = self._adapter.layout(inputs)
         has_visual = layout is not None and sum(layout.num_tokens) > 0
         if not is_prefill and has_visual:
@@ -309,9 +326,15 @@ class Run:
                 raise UnsupportedError(
                     "this cache was made by another run; use it inside that run or start an empty one."
                 )
+            mask = inputs.get("attention_mask")
+            if mask is not None and mask.ndim != 2:
+                raise UnsupportedError(
+                    f"an attention_mask of {mask.ndim} dimensions on a reduced cache: layers hold different tokens, so "
+                    "each needs a mask of its own. Give the two-dimensional mask of the whole conversation, or none."
+                )
             ids = inputs.get("input_ids")
             tokens: Any = ids if ids is not None else inputs["inputs_embeds"]
-            self._state = Continuing(self._adapter, ledger, inputs.get("attention_mask"), tokens.shape[1])
+            self._state = Continuing(self._adapter, ledger, mask, tokens.shape[1])
             ledger.running = True
         elif has_visual:
             check_cache(cache)
@@ -375,6 +398,7 @@ class Run:
             return
         if isinstance(self._state, Reading):
             self._stopwatch.stop("prefill")
+            self._state.check_logits_to_keep(self._logits_to_keep)
             self._state.finish(self._number)
             before, self._prompt = self._prompt, self._state.prompt
             if self._state.is_replay:
@@ -392,7 +416,7 @@ class Run:
     def _after_entry(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if not self._guard.is_mine():  # a refused thread leaves the forward of the other one alone
             return
-        self._inside = False
+        self._inside, self._logits_to_keep = False, 0
         self._decoder_switch.off()
         self._clear_sources()
         self._stopwatch.abandon()
@@ -405,9 +429,12 @@ class Run:
         if self._state is not None and labels is not None:
             if self._rewritten or self._plan.rewriters:
                 raise UnsupportedError("labels cannot be cut for a pipeline that rewrites the inputs.")
-            kwargs["labels"] = self._state.cut_labels(labels)
-            if kwargs.get("shift_labels") is not None:
-                kwargs["shift_labels"] = self._state.cut_labels(kwargs["shift_labels"])
+            ignore, shifted = kwargs.get("ignore_index", -100), kwargs.get("shift_labels")
+            kwargs["labels"] = self._state.cut_labels(labels, ignore)
+            if shifted is not None:  # each token's successor, which the cut changes: shift back, cut, shift again
+                unshifted = nn.functional.pad(shifted[:, :-1], (1, 0), value=ignore)
+                cut = self._state.cut_labels(unshifted, ignore)
+                kwargs["shift_labels"] = torch.cat([cut[:, 1:], shifted[:, -1:]], dim=1)
         return original(*args, **kwargs)
 
     # -- helpers -----------------------------------------------------------------------------------------------------
@@ -471,20 +498,31 @@ def active_run(model: nn.Module) -> Run | None:
     return stack[-1] if stack else None
 
 
-def _encoding_of(inputs: dict[str, Any]) -> tuple[Encoding | None, Tensor | None]:
+def _encoding_of(
+    inputs: dict[str, Any], generated: list[tuple[Tensor, Mark]], captures: Captures
+) -> tuple[Encoding | None, Tensor | None]:
     """The encoding behind a forward's `mm_encoder_outputs`, and which of its items each picture is (None: in order).
 
-    Beam search and sampling repeat the list of encoded pictures, not the tensors in it.
+    Beam search and sampling repeat the list of encoded pictures, not the tensors in it. A model spread over devices
+    may move them: then pictures that the current `generate` has encoded are known by their values.
     """
     output = (inputs.get("mm_encoder_outputs") or {}).get("image")
-    encoding = getattr(output, "encoding", None)
-    if output is None or encoding is None:
+    if output is None:
         return None, None
-    number = {id(t): i for i, t in enumerate(output.encoded)}
-    items = [number.get(id(t), -1) for t in output.pooler_output]
-    if -1 in items:  # somebody changed the features; what the encoder showed no longer belongs to them
-        return None, None
-    return encoding, None if items == list(range(len(output.encoded))) else torch.tensor(items)
+    marks = [getattr(p, "tessella_encoding", None) or _find(p, generated) for p in output.pooler_output]
+    found = [m for m in marks if m is not None]
+    if not found or len(found) < len(marks) or any(m[0] is not found[0][0] for m in found):
+        return None, None  # encoded elsewhere, or changed since
+    encoding, items = found[0][0], [number for _, number in found]
+    if not encoding.shows(captures):
+        return None, None  # made under a pipeline that asked for less
+    in_order = encoding.pixels is not None and items == list(range(len(encoding.pixels)))
+    return encoding, None if in_order else torch.tensor(items)
+
+
+def _find(picture: Tensor, generated: list[tuple[Tensor, Mark]]) -> Mark | None:
+    same = (m for t, m in generated if t.shape == picture.shape and torch.equal(t.to(picture.device), picture))
+    return next(same, None)
 
 
 def _by_name(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

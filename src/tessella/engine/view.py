@@ -15,7 +15,7 @@ from torch import Tensor
 from ..core.errors import MethodError, UnsupportedError
 from ..core.layout import Units
 from ..core.reduction import VisualTokens
-from ..core.view import Queries, Softmax, View
+from ..core.view import Captures, Queries, Softmax, View
 from ..models.adapter import Adapter
 from ..ops import attention, draws
 from .capture import PREFIX, Recorder, Switch, attach, detach
@@ -33,6 +33,11 @@ class Encoding:
     attention: dict[int, Recorder] = field(default_factory=dict)
     hidden: dict[int, Tensor] = field(default_factory=dict)
 
+    def shows(self, captures: Captures) -> bool:
+        """True if all that `captures` names of the encoder was recorded."""
+        layers = set(captures.encoder) <= set(self.attention) and set(captures.encoder_hidden) <= set(self.hidden)
+        return layers and (self.class_features is not None or not captures.class_features)
+
 
 @dataclass
 class Sources:
@@ -47,9 +52,6 @@ class Sources:
     decoder: dict[int, Recorder] = field(default_factory=dict)
     embeddings: Tensor | None = None  # [B, S, C] in front of layer 0
     sample_ids: list[int] | None = None
-
-
-_calls = itertools.count()
 
 
 class EngineView(View):
@@ -187,10 +189,8 @@ class EngineView(View):
     def uniforms(self, seed: int) -> Float[Tensor, "B V"]:
         if self._sources.sample_ids is None:
             pixels = self._sources.inputs.get("pixel_values")
-            items = sum(len(b) for b in self._history[0].layout.blocks)
-            self._sources.sample_ids = (
-                [next(_calls)] * items if pixels is None else [draws.sample_id_of(p) for p in pixels]
-            )
+            encoded = () if pixels is not None else self._sources.inputs["mm_encoder_outputs"]["image"].pooler_output
+            self._sources.sample_ids = [draws.sample_id_of(p) for p in (encoded if pixels is None else pixels)]
         out = torch.zeros(self._index.shape, dtype=torch.float64)
         first_items = self._first_items()
         for u, count in enumerate(self._units.num_tokens):

@@ -54,6 +54,9 @@ class Adapter(ABC):
         """The connector's input as one row per visual token, in prompt order."""
         return features.flatten(0, 1)
 
+    def check_encoding(self, inputs: Mapping[str, Any]) -> None:  # noqa: B027  # most families have nothing to check
+        """Raise UnsupportedError where arguments of the encoder contradict what `info` says of it."""
+
     def encoder_attention(self, layer: int) -> nn.Module:
         """The attention module of an encoder layer."""
         return self.encoder_layers[layer].self_attn  # type: ignore[return-value]

@@ -108,6 +108,15 @@ class LlavaAdapter(Adapter):
             )
         return Layout.build(slots, blocks)
 
+    def check_encoding(self, inputs: Mapping[str, Any]) -> None:
+        for name in ("vision_feature_layer", "vision_feature_select_strategy"):
+            given, own = inputs.get(name), getattr(self.entry.config, name)
+            if given is not None and given != own:
+                raise UnsupportedError(
+                    f"{name}={given!r} differs from the {own!r} of the model's config, by which this method has chosen "
+                    "its encoder layers. Leave it out, or set it in the config."
+                )
+
     def flatten_encoder(self, values: Float[Tensor, "items S *rest"]) -> Float[Tensor, "T *rest"]:
         return (values[:, 1:] if self._has_class_token else values).flatten(0, 1)
 
