@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from numbers import Integral
 from typing import Literal
 
 import torch
@@ -85,7 +86,9 @@ def parse_keep(keep: object) -> int | Fraction:
     elif isinstance(value, float):
         if not math.isfinite(value):
             raise BudgetError(f"{_ALLOWED}; got {keep!r}.")
-        value = Fraction(repr(value))  # the decimal that was written, so that 0.3 of 10 is 3
+        value = Fraction(repr(float(value)))  # the decimal that was written, so that 0.3 of 10 is 3
+    elif isinstance(value, Integral) and not isinstance(value, bool):
+        value = int(value)  # numpy's integers too
     if isinstance(value, bool) or not isinstance(value, int | Fraction):
         raise BudgetError(f"{_ALLOWED}; got {keep!r}.")
     if isinstance(value, int):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,22 +110,29 @@ def split_outside(text: str, separator: str) -> list[str]:
     >>> split_outside("a(x=1, y=(2, 3)), b", ",")
     ['a(x=1, y=(2, 3))', ' b']
     """
-    out, depth, quote, start = [], 0, "", 0
+    out, start, depth = [], 0, 0
+    for i, ch, depth in _unquoted(text):
+        if ch == separator and depth == 0:
+            out.append(text[start:i])
+            start = i + 1
+    if depth:
+        raise MethodError(f"unbalanced brackets or quotes in {text!r}.")
+    return [*out, text[start:]]
+
+
+def _unquoted(text: str) -> Iterator[tuple[int, str, int]]:
+    """Characters outside quotes, each with its place and the brackets that are open after it."""
+    depth, quote = 0, ""
     for i, ch in enumerate(text):
         if quote:
             quote = "" if ch == quote else quote
         elif ch in "'\"":
             quote = ch
-        elif ch in "([{":
-            depth += 1
-        elif ch in ")]}":
-            depth -= 1
-        elif ch == separator and depth == 0:
-            out.append(text[start:i])
-            start = i + 1
-    if depth or quote:
+        else:
+            depth += (ch in "([{") - (ch in ")]}")
+            yield i, ch, depth
+    if quote:
         raise MethodError(f"unbalanced brackets or quotes in {text!r}.")
-    return [*out, text[start:]]
 
 
 _HEAD = re.compile(r"\s*([A-Za-z_]\w*)\s*")
@@ -169,9 +177,7 @@ def _parse_method(text: str) -> tuple[Method, str]:
 
 
 def _closing(rest: str, text: str) -> int:
-    depth = 0
-    for i, ch in enumerate(rest):
-        depth += (ch in "([{") - (ch in ")]}")
+    for i, _, depth in _unquoted(rest):
         if depth == 0:
             return i
     raise MethodError(f"unbalanced brackets in {text!r}.")

@@ -208,7 +208,9 @@ def check_ties(method: Method) -> None:
     """When all scores tie, protected tokens stay, then the earliest ones."""
     if not isinstance(method, Scorer):
         return
-    tied = object.__new__(type("Tied", (type(method),), {"score": lambda self, view: torch.zeros(view.mask.shape)}))
+    tied: Scorer = object.__new__(
+        type("Tied", (type(method),), {"score": lambda self, view: torch.zeros(view.mask.shape)})
+    )
     tied.__dict__.update(method.__dict__)
     for step, counts in _runs(tied):
         view = random_view(ITEMS, step.captures)

@@ -1,0 +1,80 @@
+"""Arrows point one way: a walk over the imports of every file."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import tessella
+
+ROOT = Path(tessella.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+TENSORS = {"torch", "numpy", "jaxtyping"}
+# what each part may import of ours, and of others
+MAY = {
+    "core": ({"core"}, TENSORS),
+    "ops": ({"core", "ops"}, TENSORS),
+    "reduction": ({"core", "ops", "reduction"}, TENSORS),
+    "models": ({"core", "ops", "models"}, TENSORS | {"transformers"}),
+    "engine": ({"core", "ops", "models", "engine", "drawing"}, TENSORS | {"transformers", "PIL"}),  # Run.show draws
+}
+
+
+def part_of(path: Path) -> str:
+    inside = path.relative_to(ROOT)
+    return inside.parts[0] if len(inside.parts) > 1 else inside.stem
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Absolute dotted names of everything that a file imports, inside functions too."""
+    package = ["tessella", *path.relative_to(ROOT).parts[:-1]]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            stem = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{stem}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("part", MAY)
+def test_parts_import_what_they_may(part: str) -> None:
+    ours, others = MAY[part]
+    checked = 0
+    for path in FILES:
+        if part_of(path) != part:
+            continue
+        for name in imports(path):
+            top, *inner = name.split(".")
+            if top == "tessella":
+                assert inner[0] in ours, f"{path.relative_to(ROOT)} imports {name}"
+            else:
+                known = top in sys.stdlib_module_names or top == "__future__"
+                assert known or top in others, f"{path.relative_to(ROOT)} imports {name}"
+            checked += 1
+    assert checked > 10
+
+
+def test_methods_do_not_import_each_other() -> None:
+    wing = {p.stem for p in (ROOT / "reduction").glob("*.py")} - {"__init__"}
+    for path in (ROOT / "reduction").glob("*.py"):
+        others = [n for n in imports(path) if n.startswith("tessella.reduction.") and n.split(".")[2] in wing]
+        assert others == [], path.name
+
+
+def test_nothing_imports_tests() -> None:
+    for path in FILES:
+        assert not [n for n in imports(path) if n.split(".")[0] in ("tests", "conftest", "pytest", "hypothesis")], path
+
+
+def test_the_walk_sees_relative_imports() -> None:
+    found = set(imports(ROOT / "reduction" / "fastv.py"))
+    assert {"tessella.core.contracts.Scorer", "jaxtyping.Float", "__future__.annotations"} <= found
+
+
+def test_files_are_named_by_what_they_hold() -> None:
+    assert not {p.stem for p in FILES} & {"utils", "util", "common", "misc", "helpers"}
