@@ -57,6 +57,7 @@ class Ledger:
     segments: list[Stored]
     visual_per_layer: list[int]
     running: bool = False
+    broken: bool = False  # a forward stopped in the middle, so that layers hold different steps
 
     @classmethod
     def open(cls, owner: int, full_length: int, segments: list[Segment], visual_per_layer: list[int]) -> Ledger:

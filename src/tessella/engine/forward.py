@@ -51,6 +51,7 @@ class Reading:
         self.is_replay = replay is not None
         self.fired = 0
         self.cache: Cache | None = None
+        self._finished = False
         self._adapter, self._layout, self._positions, self._stopwatch = adapter, layout, positions, stopwatch
         self._steps = list(steps)
         self._replay = list(replay.decisions) if replay else None
@@ -81,6 +82,7 @@ class Reading:
 
     def finish(self, owner: int) -> None:
         """Attach the decision to the cache, if there is one."""
+        self._finished = True
         self.sources.inputs.clear()
         if self.cache is None:
             return
@@ -93,6 +95,11 @@ class Reading:
         self.prompt.full_cache_bytes = per_token * full_length * len(self.prompt.cache_lengths)
         ledger = Ledger.open(owner, full_length, self.prompt.segments, self.prompt.visual_per_layer())
         reduced(self.cache, ledger)
+
+    def close(self, owner: int) -> None:
+        """Mark the cache of a forward that did not come to its end."""
+        if not self._finished and self.cache is not None:
+            reduced(self.cache, Ledger(owner, self.prompt.segments[0].length, [], [], broken=True))
 
     def cut_labels(self, labels: Tensor, ignore_index: int = -100) -> Tensor:
         """Labels of the last segment's tokens; engine padding is ignored, and predicts nothing."""
@@ -238,6 +245,7 @@ class Continuing:
     def __init__(self, adapter: Adapter, ledger: Ledger, attention_mask: Tensor | None, num_new: int) -> None:
         self._adapter, self._ledger = adapter, ledger
         self.num_new = num_new
+        self._finished = False
         new = None if attention_mask is None or attention_mask.ndim != 2 else attention_mask[:, -num_new:].bool()
         self._new_valid = new
         self._masks: dict[tuple[int, bool], Tensor | None] = {}
@@ -258,9 +266,12 @@ class Continuing:
 
     def finish(self) -> None:
         self._ledger.extend(self.num_new, self._new_valid)
+        self._finished = True
 
-    def close(self) -> None:
+    def close(self, owner: int) -> None:
+        """Lock the cache again; mark it if the forward did not come to its end."""
         self._ledger.running = False
+        self._ledger.broken = not self._finished
 
     def cut_labels(self, labels: Tensor, ignore_index: int = -100) -> Tensor:
         return labels

@@ -247,6 +247,8 @@ class Run:
                 return self._generate_rewritten(original, kwargs) if self._plan.rewriters else original(**kwargs)
             finally:
                 self._generated = None
+                if self._inside:  # interrupted: hooks that always fire do not fire after a KeyboardInterrupt
+                    self._end_forward()
 
     def _generate_rewritten(self, original: Any, kwargs: dict[str, Any]) -> Any:
         before: Any = kwargs.get("input_ids", kwargs.get("inputs"))
@@ -325,6 +327,10 @@ class Run:
             if ledger.owner != self._number:
                 raise UnsupportedError(
                     "this cache was made by another run; use it inside that run or start an empty one."
+                )
+            if ledger.broken:
+                raise UnsupportedError(
+                    "a forward on this cache broke off, so its layers hold different steps; start with an empty cache."
                 )
             mask = inputs.get("attention_mask")
             if mask is not None and mask.ndim != 2:
@@ -414,14 +420,16 @@ class Run:
             self._totals.decoded_tokens += self._state.num_new
 
     def _after_entry(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        if not self._guard.is_mine():  # a refused thread leaves the forward of the other one alone
-            return
+        if self._guard.is_mine():  # a refused thread leaves the forward of the other one alone
+            self._end_forward()
+
+    def _end_forward(self) -> None:
         self._inside, self._logits_to_keep = False, 0
         self._decoder_switch.off()
         self._clear_sources()
         self._stopwatch.abandon()
-        if isinstance(self._state, Continuing):
-            self._state.close()
+        if self._state is not None:
+            self._state.close(self._number)
         self._guard.leave()
 
     def _loss(self, original: Any, *args: Any, **kwargs: Any) -> Any:
