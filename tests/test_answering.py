@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tokenizers.processors import TemplateProcessing
 
 import tessella
 from siglip_folder import build_siglip
@@ -18,7 +19,7 @@ from tessella import answering
 from tessella.answering import ask, ask_many, compare, default_method, read_methods
 from tessella.core.errors import BudgetError, InputError, MethodError, UnknownMethodError, UnsupportedError
 from tessella.demo import bundled
-from tessella.prompting import seen_picture, write_prompt
+from tessella.prompting import prepare, seen_picture, write_prompt
 
 QUESTION = "what color is the star?"
 
@@ -239,6 +240,19 @@ def test_prompts_without_a_chat_template():
     plain = SimpleNamespace(image_token="<img>")
     assert write_prompt(plain, " what? ", 1) == "USER: <img>\nwhat? ASSISTANT:"
     assert write_prompt(plain, "what?", 2) == "USER: <img>\n<img>\nwhat? ASSISTANT:"
+
+
+def test_the_begin_token_that_the_template_wrote_is_not_written_twice(picture):
+    model, processor = build_siglip()
+    begin = processor.tokenizer.bos_token_id
+    processor.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", begin)]
+    )
+    inputs = prepare(model, processor, [(picture,)], [QUESTION], 8)
+    assert inputs["input_ids"][0].tolist().count(begin) == 1
+    processor.chat_template = None  # the fallback writes none, so the tokenizer does
+    inputs = prepare(model, processor, [(picture,)], [QUESTION], 8)
+    assert inputs["input_ids"][0].tolist().count(begin) == 1
 
 
 def test_the_seen_part_follows_the_processors_crop(mini):

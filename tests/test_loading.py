@@ -39,11 +39,17 @@ def test_the_embedded_model_loads_without_network(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", no_network)
     monkeypatch.setattr(socket, "getaddrinfo", no_network)
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    model, processor = load("mini", device="cpu")
+    logging.set_verbosity_info()
+    logging.enable_progress_bar()
+    try:
+        model, processor = load("mini", device="cpu")
+        assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == (logging.INFO, True)
+    finally:
+        logging.set_verbosity(level)
+        (logging.enable_progress_bar if bars else logging.disable_progress_bar)()
     assert isinstance(model, LlavaForConditionalGeneration)
     assert (model.training, model.dtype, model.device.type) == (False, torch.float32, "cpu")
     assert processor.image_token == "<image>"
-    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == (level, bars)
 
 
 def test_a_folder_loads_in_the_dtype_asked_for(folder):

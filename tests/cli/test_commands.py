@@ -20,6 +20,7 @@ import tessella
 from siglip_folder import write_siglip
 from tessella import demo, mini
 from tessella.cli.application import run
+from tessella.core.errors import InputError
 from tessella.core.registry import method_modules
 
 QUESTION = "what color is the star?"
@@ -154,6 +155,7 @@ def test_methods_says_what_a_model_can_carry(call, tmp_path):
     assert rows["divprune"]["can_apply"] is True
     assert rows["fastervlm"]["can_apply"] is False
     assert "class token" in rows["fastervlm"]["reason"]
+    assert rows[rows["fastervlm"]["nearest"]]["can_apply"] is True
     out = call("methods", "--model", folder)[1]
     line = next(line for line in out.splitlines() if line.startswith("fastervlm"))
     assert line.split()[1] == "no:"
@@ -416,6 +418,14 @@ def test_ctrl_c_prints_one_line_and_leaves_nothing_half_written(call, picture, t
         assert sorted(tmp_path.iterdir()) == before
 
 
+def test_an_error_of_several_lines_becomes_one(refusal, picture, monkeypatch):
+    def broken(*_, **__):
+        raise InputError("two\n  lines")
+
+    monkeypatch.setattr("tessella.loading.load", broken)
+    assert refusal("ask", picture, QUESTION) == "two lines"
+
+
 def test_a_mistake_of_ours_is_not_hidden(call, picture, monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("a bug")
@@ -440,6 +450,13 @@ def test_the_exit_code_and_the_one_line_of_a_real_process(picture):
     assert done.stderr == (
         "error: keep must be an int >= 1, a fraction in (0, 1] or 'a/b'; got '25%'. For a quarter write 0.25 or 1/4.\n"
     )
+
+
+def test_a_real_process_prints_nothing_but_its_answer(tmp_path):
+    Image.new("RGB", (1, 1), "red").save(tmp_path / "dot.png")
+    done = _process("ask", str(tmp_path / "dot.png"), QUESTION, "--keep", "9", "--max-new-tokens", "2")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[1].startswith("hiprune:9: 9 of 196 visual tokens, ")
 
 
 def test_help_loads_neither_torch_nor_transformers():

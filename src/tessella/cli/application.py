@@ -66,6 +66,9 @@ for module in (ask, compare, methods, show, doctor, demo):
 
 def run(args: Sequence[str]) -> int:
     """Run the command line and return its exit code. Mistakes in the request print one line; others a traceback."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a character gets a question mark
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     command = typer.main.get_command(app)
     try:
         code = command.main(args=list(args), prog_name=PROGRAM, standalone_mode=False)
