@@ -43,6 +43,7 @@ class Oracle:
         self.ids, self.pictures, self.positions, self.first = list(ids), pictures, positions, first
         self.visual = [slot for slot, token in enumerate(self.ids) if token == IMAGE_TOKEN]
         self._encoded: Tensor | None = None
+        self.unseen: set[int] = set()  # slots that tokens after the prompt may not look at
         self.cuts = [(layer, {self.visual[i] for i in kept}) for layer, kept in cuts]
 
     def embed(self, more: Sequence[int] = ()) -> Tensor:
@@ -69,7 +70,7 @@ class Oracle:
                     hidden, slots = hidden[stay], [slots[i] for i in stay]
                     places = slots if self.positions == "original" else list(range(len(slots)))
             out.append(State(slots, hidden))
-            hidden = self._layer(layer, hidden, places)
+            hidden = self._layer(layer, hidden, slots, places)
         return [*out, State(slots, self.decoder.norm(hidden))]
 
     def attention(self, layer: int) -> Tensor:
@@ -125,10 +126,14 @@ class Oracle:
             self._encoded = torch.cat(list(features))
         return self._encoded
 
-    def _layer(self, layer: nn.Module, hidden: Tensor, places: list[int]) -> Tensor:
+    def _layer(self, layer: nn.Module, hidden: Tensor, slots: list[int], places: list[int]) -> Tensor:
+        mask = _causal(len(hidden), hidden.dtype)
+        for i, slot in enumerate(slots):
+            if slot in self.unseen:
+                mask[[s >= len(self.ids) for s in slots], i] = torch.finfo(hidden.dtype).min
         out = layer(
             hidden[None],
-            attention_mask=_causal(len(hidden), hidden.dtype)[None, None],
+            attention_mask=mask[None, None],
             position_embeddings=self._rotary(hidden, places),
         )
         return out[0]

@@ -85,6 +85,41 @@ class Asked(Scorer):
 
 
 @dataclass(frozen=True)
+class FixedRows(Method):
+    """Keeps the tokens that it was told, one list for each row of prompts."""
+
+    at_layer: int = 0
+    rows: tuple[tuple[int, ...], ...] = ()
+    id = "fixed_rows"
+    card = Card(
+        title="FixedRows",
+        stages=("connector", "prefill"),
+        count="adaptive",
+        count_reason="told",
+        scope="prompt",
+        unit="prompt",
+    )
+
+    def reduce(self, view: View, counts: Counts) -> Reduction:
+        keep = torch.zeros_like(view.mask)
+        for row, kept in enumerate(self.rows):
+            keep[row, list(kept)] = True
+        return Reduction(keep=keep)
+
+
+@dataclass(frozen=True)
+class Drawn(Scorer):
+    """Keeps tokens at random."""
+
+    seed: int = 0
+    id = "drawn"
+    card = Card(title="Drawn", stages=("connector",))
+
+    def score(self, view: View) -> Tensor:
+        return view.uniforms(self.seed)
+
+
+@dataclass(frozen=True)
 class Raises(Scorer):
     """Fails while it scores."""
 

@@ -273,6 +273,36 @@ def test_several_tokens_on_a_cache(model: Any, at_layer: int, positions: str) ->
 
 
 @pytest.mark.parametrize("at_layer, positions", PLACES)
+def test_mask_that_hides_the_past(model: Any, at_layer: int, positions: str) -> None:
+    """A second turn may hide text and pictures of the first, kept or not."""
+    inputs = tiny_inputs()
+    kept = kept_by_norm(model, inputs, KEEP, at_layer)
+    [oracle] = oracles(model, inputs, kept, at_layer, positions)
+    plain = oracle.logits([33, 34])[-2:]
+    oracle.unseen = {1, 20, oracle.visual[kept[0][0]], oracle.visual[0]}
+    mask = torch.ones(1, 27).long()
+    mask[0, sorted(oracle.unseen)] = 0
+    with tessella.reduce(model, Norm(at_layer), keep=KEEP, positions=positions):
+        cache = model(**inputs).past_key_values
+        got = model(input_ids=torch.tensor([[33, 34]]), attention_mask=mask, past_key_values=cache).logits[0]
+    close(got, oracle.logits([33, 34])[-2:])
+    assert (got - plain).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("at_layer, positions", PLACES)
+def test_second_turn_with_embeddings(model: Any, at_layer: int, positions: str) -> None:
+    inputs = tiny_inputs()
+    [oracle] = oracles(model, inputs, kept_by_norm(model, inputs, KEEP, at_layer), at_layer, positions)
+    told = torch.cat([inputs["input_ids"], torch.tensor([[33, 34, 35]])], dim=1)
+    with tessella.reduce(model, Norm(at_layer), keep=KEEP, positions=positions):
+        cache = model(**inputs).past_key_values
+        embeds = model.get_input_embeddings()(told)
+        given = {"inputs_embeds": embeds, "attention_mask": torch.ones_like(told), "past_key_values": cache}
+        got = model.generate(**given, max_new_tokens=STEPS, suppress_tokens=[IMAGE_TOKEN])
+    assert got[0].tolist() == oracle.greedy(STEPS, [33, 34, 35])
+
+
+@pytest.mark.parametrize("at_layer, positions", PLACES)
 def test_crop(model: Any, at_layer: int, positions: str) -> None:
     inputs = tiny_inputs((1, 2), padding="left")
     rows = oracles(model, inputs, kept_by_norm(model, inputs, KEEP, at_layer), at_layer, positions)

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 from oracle import Oracle
-from plain_methods import Above, Features, Norm, fixed_kept, kept_by_norm, longest, oracles, rows_of
+from plain_methods import Above, Drawn, Features, FixedRows, Norm, fixed_kept, kept_by_norm, longest, oracles, rows_of
 from plain_methods import Fixed as FixedScorer
 from torch import Tensor, nn
 from transformers import DynamicCache, LlavaForConditionalGeneration
 
 import tessella
 from tessella.core.errors import UnsupportedError
+from tessella.ops import draws
 from tessella.testing.tiny import IMAGE_TOKEN, NUM_VISUAL, tiny_inputs, tiny_llava
 
 KEEP, STEPS = 5, 8
@@ -391,6 +392,48 @@ def test_bfloat16(at_layer: int, positions: str) -> None:
             decisive += 1
             assert token == int(logits.argmax())
     assert decisive >= STEPS // 2, f"noise {noise}"
+
+
+@torch.no_grad()
+def test_autocast(model: Any) -> None:
+    """Mixed precision: as far from float32 as the untouched model, and bit by bit its own at keep=1.0."""
+    inputs = tiny_inputs((1, 2), padding="left")
+    kept = _above(model, inputs, 2)
+    rows = oracles(model, inputs, kept, 2, "compact")
+    exact = model(**inputs).logits
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = model(**inputs).logits
+        noise = (mixed - exact)[inputs["attention_mask"] == 1].abs().max().item()
+        with tessella.reduce(model, Norm(2), keep=1.0):
+            assert torch.equal(model(**inputs).logits, mixed)
+        with tessella.reduce(model, FixedRows(2, tuple(map(tuple, kept)))) as run:
+            full = run.expand(model(**inputs).logits)
+    for row, oracle, mine in zip(rows_of(inputs), rows, full, strict=True):
+        here = mine[[row.padding + s for s in oracle.states()[-1].slots]]
+        assert (here - oracle.logits()).abs().max().item() < 4 * noise
+
+
+@torch.no_grad()
+def test_random_draws(model: Any) -> None:
+    """A seeded method draws by picture: alike in forward, generate, beams and for features encoded elsewhere."""
+    inputs = tiny_inputs((2,))
+    pixels = inputs["pixel_values"]
+    drawn = [draws.philox_uniforms(3, draws.sample_id_of(p), i, 0, NUM_VISUAL) for i, p in enumerate(pixels)]
+    expected = [sorted(torch.tensor(d).topk(KEEP).indices.tolist()) for d in drawn]
+    encoded = model.get_image_features(pixels, return_dict=True)
+    ids, answers = inputs["input_ids"], []
+    with tessella.reduce(model, Drawn(seed=3), keep=KEEP) as run:
+        for call in (
+            lambda: model(**inputs),
+            lambda: model.generate(**inputs, max_new_tokens=2),
+            lambda: model.generate(**inputs, max_new_tokens=2, num_beams=2),
+        ):
+            call()
+            assert all([p.tolist() for p in row] == expected for row in run.kept)
+        for _ in range(2):
+            model(input_ids=ids, mm_encoder_outputs={"image": encoded})
+            answers.append([p.tolist() for p in run.kept[0]])
+    assert answers[0] == answers[1]
 
 
 def test_inference_mode(model: Any) -> None:

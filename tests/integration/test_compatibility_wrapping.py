@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -74,21 +74,19 @@ def test_peft(model: Any) -> None:
     rows = oracles(inner, inputs, kept, 2, "compact")
     expected = [o.greedy(STEPS) for o in rows]
     labels = inputs["input_ids"].masked_fill(inputs["input_ids"] <= IMAGE_TOKEN, -100)
-    parts = [
-        o.loss(labels[i, r.padding :].tolist())
-        for i, (o, r) in enumerate(zip(rows, rows_of(inputs), strict=True))
-    ]  # fmt: skip
     weight = wrapped.base_model.model.model.language_model.layers[3].self_attn.q_proj.lora_B["default"].weight
     with torch.enable_grad():
-        total = sum(o.loss(labels[i, r.padding :].tolist())[0] for i, (o, r) in enumerate(zip(rows, rows_of(inputs))))
-        [theirs] = torch.autograd.grad(total / sum(p[1] for p in parts), [weight])
+        targets = [x[r.padding :].tolist() for x, r in zip(labels, rows_of(inputs), strict=True)]
+        parts = [o.loss(t) for o, t in zip(rows, targets, strict=True)]
+        expected_loss = sum(p[0] for p in parts) / sum(p[1] for p in parts)
+        [theirs] = torch.autograd.grad(expected_loss, [weight])
         with tessella.reduce(wrapped, Norm(2), keep=KEEP) as run:
             loss = wrapped(**inputs, labels=labels).loss
             [ours] = torch.autograd.grad(loss, [weight])
             full = run.expand(wrapped(**inputs).logits)
             assert generate(wrapped, inputs) == expected
     assert expected != plain
-    close(loss, sum(p[0] for p in parts) / sum(p[1] for p in parts))
+    close(loss, expected_loss)
     close(ours, theirs)
     assert theirs.abs().max() > 1e-4
     for row, oracle, mine in zip(rows_of(inputs), rows, full, strict=True):
@@ -154,7 +152,8 @@ def test_nested_runs(model: Any) -> None:
     inputs = tiny_inputs()
     before = model(**inputs).logits
     clean = traces(model)
-    five, nine = ([o.logits() for o in oracles(model, inputs, kept_by_norm(model, inputs, k, 2), 2)][0] for k in (5, 9))
+    kept = {k: kept_by_norm(model, inputs, k, 2) for k in (5, 9)}
+    five, nine = (next(iter(oracles(model, inputs, kept[k], 2))).logits() for k in (5, 9))
     with tessella.reduce(model, Norm(2), keep=5, positions="original") as outer:
         close(model(**inputs).logits[0], five)
         with tessella.reduce(model, Norm(2), keep=9, positions="original") as inner:
@@ -257,25 +256,17 @@ def test_two_models_at_once(model: Any) -> None:
 # -- accidents -------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _lasting(model: Any, method: Any) -> Iterator[None]:
-    tessella.apply(model, method, keep=KEEP)
-    yield
-
-
 @pytest.mark.parametrize("lasting", [False, True], ids=["reduce", "apply"])
 def test_method_that_raises(model: Any, lasting: bool) -> None:
     inputs, text = tiny_inputs(), tiny_inputs((0,))
     before, words = model(**inputs).logits, model(**text).logits
     clean = traces(model)
     for call in (lambda: model(**inputs), lambda: generate(model, inputs)):
-        with pytest.raises(ArithmeticError, match="this method fails"):
-            if lasting:
-                tessella.apply(model, Raises(2), keep=KEEP)
-                call()
-            else:
-                with tessella.reduce(model, Raises(2), keep=KEEP):
-                    call()
+        if lasting:
+            tessella.apply(model, Raises(2), keep=KEEP)
+        scope = nullcontext() if lasting else tessella.reduce(model, Raises(2), keep=KEEP)
+        with pytest.raises(ArithmeticError, match="this method fails"), scope:
+            call()
         if lasting:
             assert torch.equal(model(**text).logits, words)
             tessella.remove(model)

@@ -246,14 +246,19 @@ class Continuing:
         self._adapter, self._ledger = adapter, ledger
         self.num_new = num_new
         self._finished = False
-        new = None if attention_mask is None or attention_mask.ndim != 2 else attention_mask[:, -num_new:].bool()
-        self._new_valid = new
+        self._new_valid: Tensor | None = None
+        self._seen: Tensor | None = None  # [B, full], of the prompt and all since
+        if attention_mask is not None:
+            self._new_valid = attention_mask[:, -num_new:].bool()
+            if attention_mask.shape[1] == ledger.full_length + num_new:
+                self._seen = attention_mask[:, :-num_new].bool()
         self._masks: dict[tuple[int, bool], Tensor | None] = {}
         self._rotary: dict[int, tuple[Tensor, Tensor]] = {}
 
     def before_layer(self, layer: int, hidden: Tensor, kwargs: Kwargs) -> tuple[Tensor, Kwargs]:
         """Give a layer the mask of its own cache, and positions that continue its segment."""
         stored = self._ledger.segment_of(layer)
+        self._check_length(layer, stored, kwargs["past_key_values"])
         out = dict(kwargs)
         out["attention_mask"] = self._mask(layer, stored, hidden)
         if stored.shift is not None:
@@ -276,6 +281,15 @@ class Continuing:
     def cut_labels(self, labels: Tensor, ignore_index: int = -100) -> Tensor:
         return labels
 
+    def _check_length(self, layer: int, stored: Stored, cache: Cache) -> None:
+        held, known = tuple(cache.layers[layer].keys.shape[::2]), tuple(stored.places.shape)
+        if held != known:
+            raise UnsupportedError(
+                f"layer {layer} of this cache holds [batch, tokens] = {list(held)} where the run knows of "
+                f"{list(known)}: it was changed by other means than reorder_cache, crop, batch_select_indices and "
+                "batch_repeat_interleave. Start with an empty cache."
+            )
+
     def _mask(self, layer: int, stored: Stored, hidden: Tensor) -> Tensor | None:
         rule = self._adapter.mask_rule(layer)
         key = (stored.start, rule is None)
@@ -283,8 +297,12 @@ class Continuing:
             first = self._ledger.full_length
             batch = len(hidden)
             new_places = torch.arange(first, first + self.num_new, device=hidden.device).expand(batch, -1)
+            valid = stored.valid
+            if self._seen is not None:
+                seen = self._seen.gather(1, stored.places)
+                valid = seen if valid is None else valid & seen
             mask = decode_mask(
-                stored.valid,
+                valid,
                 self._new_valid,
                 batch=batch,
                 num_past=stored.places.shape[1],
