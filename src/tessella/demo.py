@@ -24,7 +24,7 @@ PICTURE_SEED = 7  # of the bundled pictures, one per kind; fixed before any answ
 BUNDLED_KINDS = ("reading", "count", "relation", "place", "colour", "digit")
 PER_KIND = 40  # questions of each kind in the table, if time allows
 FIRST_SEED = 100_000  # of the questions for the table
-BATCH = 32
+BATCH = 16
 LONGEST = 8  # tokens of an answer; the right ones have at most five
 
 
@@ -156,8 +156,9 @@ def score_settings(
     start = time.perf_counter()
     step = max(1, BATCH // len(KINDS))
     for first in range(0, per_kind, step):
-        if first and time.perf_counter() - start > seconds:
-            break
+        spent_so_far = time.perf_counter() - start
+        if first and spent_so_far * (first + step) / first > seconds:
+            break  # the next batch would take longer than there is time
         seeds = range(first_seed + first, first_seed + min(first + step, per_kind))
         samples = [sample(kind, seed, split="test") for kind in KINDS for seed in seeds]
         for n, (pipeline, keep) in enumerate(settings):
@@ -185,7 +186,7 @@ def draw_sheet(answers: Sequence[Sequence[Answer]], examples: Sequence[Example])
     panels = []
     for example, row in zip(examples, answers, strict=True):
         for answer in row:
-            mark = "right" if answer.answer == example.answer else f"wrong: {example.answer}"
+            mark = "correct" if answer.answer == example.answer else f"correct is {example.answer}"
             caption = f"{example.question}\n{answer.answer} ({mark})\n{answer.counts}"
             name = "all tokens" if answer.pipeline == FULL else answer.pipeline
             panels.append((name, answer.draw(caption, size=280)))

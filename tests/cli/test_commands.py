@@ -454,7 +454,11 @@ def test_the_exit_code_and_the_one_line_of_a_real_process(picture):
 
 def test_a_real_process_prints_nothing_but_its_answer(tmp_path):
     Image.new("RGB", (1, 1), "red").save(tmp_path / "dot.png")
-    done = _process("ask", str(tmp_path / "dot.png"), QUESTION, "--keep", "9", "--max-new-tokens", "2")
+    folder = shutil.copytree(mini.path(), tmp_path / "model")
+    settings = json.loads((folder / "generation_config.json").read_text()) | {"max_length": 300}
+    (folder / "generation_config.json").write_text(json.dumps(settings))  # of which transformers warns
+    options = ["--model", str(folder), "--keep", "9", "--max-new-tokens", "2"]
+    done = _process("ask", str(tmp_path / "dot.png"), QUESTION, *options)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[1].startswith("hiprune:9: 9 of 196 visual tokens, ")
 
