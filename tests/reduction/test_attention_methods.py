@@ -188,6 +188,20 @@ def test_hiprune_anchors_bring_their_neighbours() -> None:
         assert {i for i in (a, a - 1, a + 1, a - 20, a + 20) if 0 <= i < 400} <= chosen
 
 
+def test_hiprune_anchors_that_just_fit() -> None:
+    """One anchor with four neighbours fills a count of 5; of two anchors a count of 9 drops the second whole."""
+    middle = torch.zeros(1, 49)
+    middle[0, 24], middle[0, 16] = 2.0, 1.0  # apart from each other: 10 tokens together
+    output = torch.rand(1, 49)
+    output[0, [0, 48, 6, 42]] += 1
+    view = ArrayView(attention_received={8: middle, 22: output}, grids=(7, 7))
+    method = make("hiprune", alpha=1.0)
+    assert kept(method.reduce(view, counts(5, 49))) == [17, 23, 24, 25, 31]
+    middle[0, 16], middle[0, 9] = 0.0, 1.0
+    assert kept(method.reduce(view, counts(9, 49))) == [0, 6, 17, 23, 24, 25, 31, 42, 48]
+    assert kept(method.reduce(view, counts(10, 49))) == sorted([2, 8, 9, 10, 16, 17, 23, 24, 25, 31])
+
+
 def test_hiprune_layers() -> None:
     assert make("hiprune").captures(INFO) == Captures(encoder=(8, 22))
     assert make("hiprune", object_layer=15, output_layer=31).captures(INFO) == Captures(encoder=(15, 31))

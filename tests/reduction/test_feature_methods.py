@@ -132,7 +132,19 @@ def zip_view(batch: int, most: int, there: list[int]) -> ArrayView:
 def test_visionzip_equals_the_reference(there: list[int], contextual: int, data: st.DataObject) -> None:
     least = max(contextual + 1, 1)
     there = [max(n, least) for n in there]
-    keep = [data.draw(st.integers(least, n)) for n in there]
+    compare_visionzip(there, [data.draw(st.integers(least, n)) for n in there], contextual)
+
+
+@pytest.mark.parametrize(
+    "there, keep",
+    [([100, 100], [64, 6]), ([90, 30, 7], [3, 30, 1]), ([40, 20], [1, 20]), ([64], [64]), ([9, 40], [2, 33])],
+)
+def test_visionzip_of_ragged_counts(there: list[int], keep: list[int]) -> None:
+    compare_visionzip(there, keep, -1)
+
+
+def compare_visionzip(there: list[int], keep: list[int], contextual: int) -> None:
+    """Every named function and the answer against the reference; `contextual` -1 is the paper's share."""
     view, counts = zip_view(len(there), max(there), there), Counts(tuple(keep), tuple(there))
     method = make("visionzip", contextual=None if contextual < 0 else contextual)
     reduction = method.reduce(view, counts)
@@ -178,9 +190,7 @@ def test_visionzip_without_contextual_is_class_token_and_top() -> None:
 
 
 def test_visionzip_refuses_what_leaves_no_class_token() -> None:
-    with pytest.raises(
-        MethodError, match=r"contextual=10 of 10 kept tokens leaves none for the class token; .* to 9"
-    ):
+    with pytest.raises(MethodError, match=r"contextual=10 of 10 kept tokens leaves none for the class token; .* to 9"):
         make("visionzip", contextual=10).reduce(zip_view(1, 40, [40]), Counts((10,), (40,)))
     with pytest.raises(MethodError, match="contextual must be >= 0; got -1"):
         make("visionzip", contextual=-1)
