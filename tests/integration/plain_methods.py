@@ -1,14 +1,11 @@
-"""Methods whose decision anybody can compute by hand, and the helpers that do."""
+"""Methods whose decision anybody can compute by hand; `comparing` does."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from oracle import Kept, Oracle
-from torch import Tensor, nn
+from torch import Tensor
 
 from tessella.core.budget import Counts
 from tessella.core.cards import Card
@@ -41,7 +38,8 @@ class Fixed(Scorer):
     card = Card(title="Fixed", stages=("connector", "prefill"))
 
     def score(self, view: View) -> Tensor:
-        return -fixed_rank(view.mask.shape[1], self.factor).float().expand(view.mask.shape)
+        rank = torch.arange(view.mask.shape[1]) * self.factor % NUM_VISUAL
+        return -rank.float().expand(view.mask.shape)
 
 
 @dataclass(frozen=True)
@@ -129,65 +127,3 @@ class Raises(Scorer):
 
     def score(self, view: View) -> Tensor:
         raise ArithmeticError("this method fails")
-
-
-def fixed_rank(count: int, factor: int = 7) -> Tensor:
-    """The order in which `Fixed` prefers tokens."""
-    return torch.arange(count) * factor % NUM_VISUAL
-
-
-def fixed_kept(keep: int, factor: int = 7) -> list[int]:
-    """What `Fixed` keeps of one picture of 16 tokens."""
-    return sorted(fixed_rank(NUM_VISUAL, factor).argsort()[:keep].tolist())
-
-
-def longest(vectors: Tensor, keep: int) -> list[int]:
-    """The `keep` longest of `[V, C]`."""
-    return sorted(vectors.float().norm(dim=-1).topk(keep).indices.tolist())
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of a batch without its padding."""
-
-    ids: list[int]
-    pictures: Tensor | None
-    padding: int  # tokens in front of it
-
-
-def rows_of(inputs: dict[str, Any]) -> list[Row]:
-    """The rows of `tiny_inputs`."""
-    rows, taken = [], 0
-    for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True):
-        real = mask.nonzero().reshape(-1)
-        mine = ids[real].tolist()
-        count = mine.count(5) // NUM_VISUAL
-        pictures = inputs["pixel_values"][taken : taken + count] if count else None
-        rows.append(Row(mine, pictures, int(real[0])))
-        taken += count
-    return rows
-
-
-def oracles(
-    model: nn.Module,
-    inputs: dict[str, Any],
-    kept: Sequence[Kept],
-    at_layer: int = 0,
-    positions: str = "original",
-) -> list[Oracle]:
-    """An oracle for each row, which keeps the visual tokens `kept[row]` from `at_layer` on."""
-    return [
-        Oracle(model, row.ids, row.pictures, [(at_layer, k)], positions)
-        for row, k in zip(rows_of(inputs), kept, strict=True)
-    ]
-
-
-def kept_by_norm(model: nn.Module, inputs: dict[str, Any], keep: int, at_layer: int = 0) -> list[list[int]]:
-    """What `Norm` keeps of each row, by hand."""
-    out = []
-    for row in rows_of(inputs):
-        oracle = Oracle(model, row.ids, row.pictures)
-        pictures = len(oracle.visual) // NUM_VISUAL
-        vectors = oracle.states()[at_layer].hidden[oracle.visual].unflatten(0, (pictures, NUM_VISUAL))
-        out.append([i * NUM_VISUAL + k for i, picture in enumerate(vectors) for k in longest(picture, keep)])
-    return out

@@ -1,49 +1,36 @@
-"""Ways to call forward under a reduction, against the oracle. See docs/compatibility.md."""
+"""Ways to call forward under a reduction, against an oracle of its own. See docs/compatibility.md."""
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import pytest
 import torch
+from comparing import (
+    KEEP,
+    PLACES,
+    STEPS,
+    close,
+    compare,
+    fixed_kept,
+    kept_above,
+    kept_by_features,
+    kept_by_norm,
+    oracles,
+    rows_of,
+)
 from oracle import Oracle
-from plain_methods import Above, Drawn, Features, FixedRows, Norm, fixed_kept, kept_by_norm, longest, oracles, rows_of
-from plain_methods import Fixed as FixedScorer
-from torch import Tensor, nn
-from transformers import DynamicCache, LlavaForConditionalGeneration
+from plain_methods import Above, Drawn, Features, Fixed, FixedRows, Norm
+from transformers import DynamicCache
 
 import tessella
 from tessella.core.errors import UnsupportedError
 from tessella.ops import draws
 from tessella.testing.tiny import IMAGE_TOKEN, NUM_VISUAL, tiny_inputs, tiny_llava
 
-KEEP, STEPS = 5, 8
-PLACES = [(0, "original"), (0, "compact"), (2, "original"), (2, "compact")]
-
-
-@pytest.fixture(scope="module")
-def model() -> LlavaForConditionalGeneration:
-    return tiny_llava()
-
-
-def close(ours: Tensor, theirs: Tensor, tolerance: float = 1e-5) -> None:
-    torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=tolerance)
-
-
-def compare(model: Any, inputs: dict[str, Any], full: Tensor, rows: list[Oracle]) -> None:
-    """Expanded logits equal the oracle's, and are NaN where tokens were dropped."""
-    for row, oracle, mine in zip(rows_of(inputs), rows, full, strict=True):
-        slots = [row.padding + s for s in oracle.states()[-1].slots]
-        close(mine[slots], oracle.logits())
-        gone = sorted({row.padding + s for s in oracle.visual} - set(slots))
-        assert len(gone) == len(oracle.visual) - len(oracle.cuts[0][1])
-        assert mine[gone].isnan().all()
-
 
 @pytest.mark.parametrize("at_layer, positions", PLACES)
 @pytest.mark.parametrize("use_cache", [True, False])
-@torch.no_grad()
 def test_forward(model: Any, at_layer: int, positions: str, use_cache: bool) -> None:
     inputs = tiny_inputs((2, 2))
     rows = oracles(model, inputs, kept_by_norm(model, inputs, KEEP, at_layer), at_layer, positions)
@@ -56,7 +43,6 @@ def test_forward(model: Any, at_layer: int, positions: str, use_cache: bool) -> 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("at_layer, positions", PLACES)
-@torch.no_grad()
 def test_padded_forward(model: Any, side: Any, at_layer: int, positions: str) -> None:
     """The last token of a row may be padding; its logits stand before it."""
     inputs = tiny_inputs((1, 0, 2), padding=side)
@@ -65,7 +51,6 @@ def test_padded_forward(model: Any, side: Any, at_layer: int, positions: str) ->
         compare(model, inputs, run.expand(model(**inputs).logits), rows)
 
 
-@torch.no_grad()
 def test_right_padded_generate(model: Any) -> None:
     """transformers answers from the padding and warns; a reduction does not change which token that is."""
     inputs = tiny_inputs((1, 1), padding="right")
@@ -80,7 +65,6 @@ def test_right_padded_generate(model: Any) -> None:
     assert got[1, inputs["input_ids"].shape[1] :].tolist() == oracle.greedy(STEPS)
 
 
-@torch.no_grad()
 def test_no_attention_mask(model: Any) -> None:
     """Gaps in positions are not taken for packed sequences."""
     inputs = {k: v for k, v in tiny_inputs().items() if k != "attention_mask"}
@@ -92,7 +76,6 @@ def test_no_attention_mask(model: Any) -> None:
 
 
 @pytest.mark.parametrize("positions", ["original", "compact"])
-@torch.no_grad()
 def test_packed_prompts(model: Any, positions: str) -> None:
     """Two prompts in one row, told apart by positions that start again."""
     two = tiny_inputs((1, 1))
@@ -108,7 +91,6 @@ def test_packed_prompts(model: Any, positions: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["bool", "float"])
-@torch.no_grad()
 def test_mask_of_four_dimensions(model: Any, form: str) -> None:
     """A ready-made mask loses rows and columns; here text cannot see the first three tokens."""
     inputs = tiny_inputs()
@@ -132,7 +114,6 @@ def test_mask_of_four_dimensions(model: Any, form: str) -> None:
     assert run.report.prompts == 2
 
 
-@torch.no_grad()
 def test_mask_of_four_dimensions_on_a_cache_is_refused(model: Any) -> None:
     inputs = tiny_inputs()
     with tessella.reduce(model, Norm(2), keep=KEEP):
@@ -142,87 +123,6 @@ def test_mask_of_four_dimensions_on_a_cache_is_refused(model: Any) -> None:
             model(input_ids=torch.tensor([[33]]), attention_mask=mask, past_key_values=cache)
 
 
-# -- labels ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("at_layer, positions", PLACES)
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_labels(model: Any, side: Any, at_layer: int, positions: str) -> None:
-    """Loss and gradients equal those of the cut sequences, ragged rows included; every text token is a target."""
-    inputs = tiny_inputs((1, 2), padding=side)
-    labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
-    labels = labels.masked_fill(labels == IMAGE_TOKEN, -100)
-    parts = []
-    kept = _above(model, inputs, at_layer)
-    for row, oracle in zip(rows_of(inputs), oracles(model, inputs, kept, at_layer, positions), strict=True):
-        parts.append(oracle.loss(labels[len(parts), row.padding : row.padding + len(row.ids)].tolist()))
-    expected = sum(p[0] for p in parts) / sum(p[1] for p in parts)
-    theirs = torch.autograd.grad(expected, _watched(model))
-    with tessella.reduce(model, Above(at_layer), positions=positions):
-        loss = model(**inputs, labels=_without_first_of_left_padding(labels, side)).loss
-    ours = torch.autograd.grad(loss, _watched(model))
-    close(loss, expected)
-    for a, b in zip(ours, theirs, strict=True):
-        assert b.abs().max() > 1e-4
-        close(a, b, 2e-5)
-
-
-def test_first_token_is_no_target(model: Any) -> None:
-    """What the engine pads in front of a row does not predict the row's first token."""
-    inputs = tiny_inputs((1, 1))
-    labels = inputs["input_ids"].masked_fill(inputs["input_ids"] == IMAGE_TOKEN, -100)
-    assert labels[0, 0] == 1
-    kept = _above(model, inputs, 2)
-    assert len(kept[0]) != len(kept[1])
-    parts = [o.loss(x.tolist()) for o, x in zip(oracles(model, inputs, kept, 2), labels, strict=True)]
-    with tessella.reduce(model, Above(2), positions="original"):
-        loss = model(**inputs, labels=labels).loss
-    close(loss, sum(p[0] for p in parts) / sum(p[1] for p in parts))
-
-
-def test_shifted_labels(model: Any) -> None:
-    """shift_labels, as trainers of long sequences give them, mean the same targets as labels."""
-    inputs = tiny_inputs((1, 1))
-    labels = inputs["input_ids"].masked_fill(inputs["input_ids"] == IMAGE_TOKEN, -100)
-    shifted = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
-    with tessella.reduce(model, Above(2)):
-        a = model(**inputs, labels=labels).loss
-        b = model(**inputs, labels=labels, shift_labels=shifted).loss
-    close(b, a)
-
-
-def test_merged_batches_in_training_mode(model: Any) -> None:
-    """A step of training moves the weights as the oracle's gradient says."""
-    twin = copy.deepcopy(model).train()
-    inputs = tiny_inputs()
-    labels = inputs["input_ids"].masked_fill(inputs["input_ids"] == IMAGE_TOKEN, -100)
-    [oracle] = oracles(twin, inputs, [fixed_kept(KEEP)], 2, "compact")
-    total, count = oracle.loss(labels[0].tolist())
-    [theirs] = torch.autograd.grad(total / count, [twin.lm_head.weight])
-    optimizer = torch.optim.SGD(twin.parameters(), lr=0.5)
-    before = twin.lm_head.weight.detach().clone()
-    with tessella.reduce(twin, FixedScorer(2), keep=KEEP):
-        twin(**inputs, labels=labels).loss.backward()
-        optimizer.step()
-    close(twin.lm_head.weight.detach(), before - 0.5 * theirs)
-
-
-def test_gradient_checkpointing_is_refused() -> None:
-    model, inputs = tiny_llava(), tiny_inputs()
-    model.activation_checkpointing_enable()
-    model.train()
-    with tessella.reduce(model, Norm(2), keep=KEEP):
-        with pytest.raises(UnsupportedError, match=r"gradient checkpointing runs decoder layers again"):
-            model(**inputs, labels=inputs["input_ids"])
-        with torch.no_grad():  # nothing is run again
-            short = model(**inputs, use_cache=False).logits
-    assert short.shape[1] == 9 + KEEP
-
-
-# -- arguments and outputs -------------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
 def test_logits_to_keep(model: Any) -> None:
     inputs = tiny_inputs((1, 1))
     rows = oracles(model, inputs, kept_by_norm(model, inputs, KEEP, 2), 2, "compact")
@@ -234,7 +134,6 @@ def test_logits_to_keep(model: Any) -> None:
                 close(mine, oracle.logits()[-count:])
 
 
-@torch.no_grad()
 def test_logits_to_keep_beyond_the_text_is_refused(model: Any) -> None:
     """Places of the full prompt are not places of the shorter one."""
     inputs = tiny_inputs()
@@ -248,7 +147,6 @@ def test_logits_to_keep_beyond_the_text_is_refused(model: Any) -> None:
 
 
 @pytest.mark.parametrize("at_layer, positions", PLACES)
-@torch.no_grad()
 def test_output_hidden_states(model: Any, at_layer: int, positions: str) -> None:
     """One a layer; from `at_layer` on they have the short length."""
     inputs = tiny_inputs()
@@ -264,7 +162,6 @@ def test_output_hidden_states(model: Any, at_layer: int, positions: str) -> None
             close(mine[0][list(state.slots)], state.hidden)
 
 
-@torch.no_grad()
 def test_output_attentions() -> None:
     """Under eager attention: whole matrices in front of the cut, short ones behind; the rows add up."""
     model, inputs = tiny_llava(attention="eager"), tiny_inputs()
@@ -277,7 +174,6 @@ def test_output_attentions() -> None:
     close(attentions[3].sum(dim=-1), torch.ones(1, 4, 14))
 
 
-@torch.no_grad()
 def test_positional_arguments_and_tuples(model: Any) -> None:
     inputs = tiny_inputs()
     [oracle] = oracles(model, inputs, kept_by_norm(model, inputs, KEEP, 2), 2, "compact")
@@ -292,7 +188,6 @@ def test_positional_arguments_and_tuples(model: Any) -> None:
 
 
 @pytest.mark.parametrize("at_layer, positions", PLACES)
-@torch.no_grad()
 def test_inputs_embeds(model: Any, at_layer: int, positions: str) -> None:
     """Embeddings instead of ids: placeholders are found by their embedding."""
     inputs = tiny_inputs()
@@ -305,7 +200,6 @@ def test_inputs_embeds(model: Any, at_layer: int, positions: str) -> None:
     assert got[0].tolist() == oracle.greedy(STEPS)
 
 
-@torch.no_grad()
 def test_mm_encoder_outputs(model: Any) -> None:
     """Pictures encoded beforehand serve methods that do not read the encoder."""
     inputs = tiny_inputs((2,))
@@ -320,14 +214,10 @@ def test_mm_encoder_outputs(model: Any) -> None:
     assert got[0, inputs["input_ids"].shape[1] :].tolist() == oracle.greedy(STEPS)
 
 
-@torch.no_grad()
 def test_mm_encoder_outputs_of_the_run(model: Any) -> None:
     """Pictures encoded inside the run carry what the encoder showed, for every prompt that uses them."""
     inputs = tiny_inputs((2,))
-    row = rows_of(inputs)[0]
-    features = model.model.vision_tower(row.pictures, output_hidden_states=True).hidden_states[-2][:, 1:]
-    kept = [i * NUM_VISUAL + k for i, f in enumerate(features) for k in longest(f, KEEP)]
-    oracle = Oracle(model, row.ids, row.pictures, [(0, kept)], "compact")
+    [oracle] = oracles(model, inputs, kept_by_features(model, inputs), 0, "compact")
     pixels = inputs.pop("pixel_values")
     with tessella.reduce(model, Features(), keep=KEEP):
         encoded = model.get_image_features(pixels, return_dict=True)
@@ -338,7 +228,6 @@ def test_mm_encoder_outputs_of_the_run(model: Any) -> None:
     assert isinstance(features, tuple)
 
 
-@torch.no_grad()
 def test_mm_encoder_outputs_of_elsewhere_are_refused_to_encoder_methods(model: Any) -> None:
     inputs = tiny_inputs()
     encoded = model.get_image_features(inputs.pop("pixel_values"), return_dict=True)
@@ -348,10 +237,9 @@ def test_mm_encoder_outputs_of_elsewhere_are_refused_to_encoder_methods(model: A
 
 
 @pytest.mark.parametrize("at_layer", [0, 2])
-@torch.no_grad()
 def test_eager_attention(at_layer: int) -> None:
     model, inputs = tiny_llava(attention="eager"), tiny_inputs((1, 2), padding="left")
-    kept = _above(model, inputs, at_layer)
+    kept = kept_above(model, inputs, at_layer)
     rows = oracles(model, inputs, kept, at_layer, "compact")
     with tessella.reduce(model, Above(at_layer)) as run:
         got = model.generate(**inputs, max_new_tokens=STEPS, suppress_tokens=[IMAGE_TOKEN])
@@ -359,7 +247,6 @@ def test_eager_attention(at_layer: int) -> None:
     assert got[:, inputs["input_ids"].shape[1] :].tolist() == [o.greedy(STEPS) for o in rows]
 
 
-@torch.no_grad()
 def test_siglip_encoder() -> None:
     """An encoder without class token."""
     model, inputs = tiny_llava("siglip"), tiny_inputs((1, 2), padding="left")
@@ -371,7 +258,6 @@ def test_siglip_encoder() -> None:
 
 
 @pytest.mark.parametrize("at_layer, positions", PLACES)
-@torch.no_grad()
 def test_bfloat16(at_layer: int, positions: str) -> None:
     """The same tokens wherever the two best differ by more than the untouched model's own noise."""
     model = tiny_llava(dtype=torch.bfloat16)
@@ -381,7 +267,7 @@ def test_bfloat16(at_layer: int, positions: str) -> None:
     noise = 4 * (model(**inputs).logits[0] - whole.logits()).abs().max().item()
     kept = fixed_kept(KEEP)
     oracle = Oracle(model, row.ids, row.pictures, [(at_layer, kept)], positions)
-    with tessella.reduce(model, FixedScorer(at_layer), keep=KEEP, positions=positions):
+    with tessella.reduce(model, Fixed(at_layer), keep=KEEP, positions=positions):
         got = model.generate(**inputs, max_new_tokens=STEPS, suppress_tokens=[IMAGE_TOKEN])[0, 25:].tolist()
     decisive = 0
     for step, token in enumerate(got):
@@ -394,11 +280,10 @@ def test_bfloat16(at_layer: int, positions: str) -> None:
     assert decisive >= STEPS // 2, f"noise {noise}"
 
 
-@torch.no_grad()
 def test_autocast(model: Any) -> None:
     """Mixed precision: as far from float32 as the untouched model, and bit by bit its own at keep=1.0."""
     inputs = tiny_inputs((1, 2), padding="left")
-    kept = _above(model, inputs, 2)
+    kept = kept_above(model, inputs, 2)
     rows = oracles(model, inputs, kept, 2, "compact")
     exact = model(**inputs).logits
     with torch.autocast("cpu", torch.bfloat16):
@@ -413,7 +298,6 @@ def test_autocast(model: Any) -> None:
         assert (here - oracle.logits()).abs().max().item() < 4 * noise
 
 
-@torch.no_grad()
 def test_random_draws(model: Any) -> None:
     """A seeded method draws by picture: alike in forward, generate, beams and for features encoded elsewhere."""
     inputs = tiny_inputs((2,))
@@ -451,7 +335,6 @@ def test_inference_mode(model: Any) -> None:
     assert len(features.pooler_output) == 2
 
 
-@torch.no_grad()
 def test_layers_called_directly(model: Any) -> None:
     """Decoder and language model called by themselves know nothing of pictures and run as they are."""
     embedded = torch.randn(1, 7, 32)
@@ -462,34 +345,3 @@ def test_layers_called_directly(model: Any) -> None:
         assert torch.equal(before, after.last_hidden_state)
         assert type(after.past_key_values) is DynamicCache
     assert run.report.prompts == 1
-
-
-# -- helpers ---------------------------------------------------------------------------------------------------------
-
-
-def _above(model: Any, inputs: dict[str, Any], at_layer: int) -> list[list[int]]:
-    """What `Above` keeps of each row."""
-    kept = []
-    with torch.no_grad():
-        for row in rows_of(inputs):
-            oracle = Oracle(model, row.ids, row.pictures)
-            norms = oracle.states()[at_layer].hidden[oracle.visual].norm(dim=-1).split(NUM_VISUAL)
-            kept.append([i * NUM_VISUAL + int(k) for i, n in enumerate(norms) for k in (n > n.mean()).nonzero()])
-    return kept
-
-
-def _watched(model: Any) -> list[Tensor]:
-    """Weights whose gradients are compared: text embeddings, both ends of the decoder, connector."""
-    layers = model.model.language_model.layers
-    return [
-        model.get_input_embeddings().weight,
-        layers[0].self_attn.k_proj.weight,
-        layers[3].mlp.down_proj.weight,
-        model.model.multi_modal_projector.linear_1.weight,
-    ]
-
-
-def _without_first_of_left_padding(labels: Tensor, side: str) -> Tensor:
-    """Labels in which no row's padding is asked to predict its first token, as every trainer masks them."""
-    first = (labels != -100).long().argmax(dim=1)
-    return labels.scatter(1, first[:, None], -100) if side == "left" else labels

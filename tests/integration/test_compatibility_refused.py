@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 import re
 import threading
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from comparing import KEEP, kept_by_norm, oracles
 from oracle import Oracle
-from plain_methods import Above, Asked, Features, Norm, kept_by_norm, oracles
+from plain_methods import Above, Asked, Features, Norm
 from torch import Tensor
-from transformers import DynamicCache, GenerationConfig, LlavaForConditionalGeneration, StaticCache
+from transformers import DynamicCache, GenerationConfig, StaticCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 import tessella
@@ -24,19 +24,6 @@ from tessella.core.view import View
 from tessella.engine.plan import make_plan
 from tessella.models.adapter import find_adapter
 from tessella.testing.tiny import IMAGE_TOKEN, tiny_inputs, tiny_llava
-
-KEEP = 5
-
-
-@pytest.fixture(scope="module")
-def model() -> LlavaForConditionalGeneration:
-    return tiny_llava()
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Iterator[None]:
-    with torch.no_grad():
-        yield
 
 
 def refused(reason: str, kind: type[Exception] = UnsupportedError) -> Any:
@@ -200,9 +187,9 @@ def test_layer_mean_of_pictures_of_different_sizes(model: Any) -> None:
     ids = torch.tensor([[1, *[IMAGE_TOKEN] * 16, 33, *[IMAGE_TOKEN] * 4, 34, 35]])
     features = [torch.randn(n, 32) for n in sizes]
     inputs = {"input_ids": ids, "mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=features)}}
-    with tessella.reduce(model, Norm(2), keep=12, scope="layer-mean"):
-        with refused("keep=12 per layer-mean on images of [4, 16] tokens; give a fraction instead.", BudgetError):
-            model(**inputs)
+    reason = "keep=12 per layer-mean on images of [4, 16] tokens; give a fraction instead."
+    with tessella.reduce(model, Norm(2), keep=12, scope="layer-mean"), refused(reason, BudgetError):
+        model(**inputs)
     with tessella.reduce(model, Norm(2), keep=0.75, scope="layer-mean", positions="original") as run:
         logits = model(**inputs).logits
     assert [len(k) for k in run.kept[0]] == [8, 2]
