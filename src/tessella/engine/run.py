@@ -23,6 +23,7 @@ from ..core.layout import Layout
 from ..core.pipeline import Pipeline
 from ..core.view import Captures
 from ..models.adapter import find_adapter
+from ..saving import save_picture
 from .cache import check_cache, ledger_of
 from .capture import Recorder, Switch, attach, detach
 from .decision import Prompt
@@ -187,7 +188,7 @@ class Run:
             caption or f"{self.pipeline}: {sum(map(len, kept))} of {sum(prompt.layout.num_tokens)} visual tokens kept"
         )
         sheet = drawing.draw_prompt(pictures, [[b] for b in blocks], kept, merged, text)
-        sheet.save(path)
+        save_picture(sheet, path)
         return sheet
 
     # -- installation ------------------------------------------------------------------------------------------------
