@@ -180,28 +180,29 @@ def test_entering_a_run_again(model: Any) -> None:
     assert run.report.prompts == 1
 
 
-def test_pipelines_of_two_methods(model: Any) -> None:
+@pytest.mark.parametrize("positions", ["original", "compact"])
+def test_pipelines_of_two_methods(model: Any, positions: str) -> None:
     """Two cuts: at the connector, then inside."""
     inputs = tiny_inputs((2,))
     row = rows_of(inputs)[0]
-    first = kept_by_norm(model, inputs, 9)[0]
-    state = Oracle(model, row.ids, row.pictures, [(0, first)]).states()[2]
-    oracle = Oracle(model, row.ids, row.pictures)
-    second = []
+    [first] = kept_by_norm(model, inputs, 9)
+    once = Oracle(model, row.ids, row.pictures, [(0, first)], positions)
+    state = once.states()[2]
+    second: list[list[int]] = []
     for picture in range(2):
         mine = [k for k in first if k // NUM_VISUAL == picture]
-        vectors = state.hidden[[state.slots.index(oracle.visual[k]) for k in mine]]
-        second += [mine[i] for i in longest(vectors, 4)]
-    for positions in ("original", "compact"):
-        twice = Oracle(model, row.ids, row.pictures, [(0, first), (2, second)], positions)
-        if positions == "original":
-            expected = twice.greedy(STEPS)
-            pipeline = tessella.Pipeline(_parts(9, 4))
-            with tessella.reduce(model, pipeline, positions="original") as run:
-                assert generate(model, inputs) == [expected]
-            assert [k.tolist() for k in run.kept[0]] == [
-                [k % NUM_VISUAL for k in second if k // NUM_VISUAL == p] for p in range(2)
-            ]
+        vectors = state.hidden[[state.slots.index(once.visual[k]) for k in mine]]
+        second.append([mine[i] for i in longest(vectors, 4)])
+    twice = Oracle(
+        model, row.ids, row.pictures, [(0, first), (2, [k for picture in second for k in picture])], positions
+    )
+    expected = twice.greedy(STEPS)
+    pipeline = tessella.Pipeline((Part(Norm(), tessella.Budget(9)), Part(Norm(2), tessella.Budget(4))))
+    with tessella.reduce(model, pipeline, positions=positions) as run:
+        assert generate(model, inputs) == [expected]
+        assert model(**inputs).logits.shape[1] == len(twice.states()[-1].slots)
+    assert [k.tolist() for k in run.kept[0]] == [[k % NUM_VISUAL for k in picture] for picture in second]
+    assert run.report.layers == (36, 36, 16, 16)
 
 
 def test_two_models_at_once(model: Any) -> None:
@@ -224,10 +225,6 @@ def test_two_models_at_once(model: Any) -> None:
                 outs[i] = m(input_ids=new, past_key_values=outs[i].past_key_values)
     assert tokens == expected
     assert [r.report.tokens_kept for r in runs] == [5, 7]
-
-
-def _parts(*keeps: int) -> Any:
-    return tuple(Part(Norm(2 * i), tessella.Budget(k)) for i, k in enumerate(keeps))
 
 
 def _beams(model: Any, method: Any, inputs: dict[str, Any]) -> list[list[int]]:
