@@ -20,7 +20,9 @@ MAY = {
     "ops": ({"core", "ops"}, TENSORS),
     "reduction": ({"core", "ops", "reduction"}, TENSORS),
     "models": ({"core", "ops", "models"}, TENSORS | {"transformers"}),
-    "engine": ({"core", "ops", "models", "engine", "drawing"}, TENSORS | {"transformers", "PIL"}),  # Run.show draws
+    # Run.show draws a picture and writes it
+    # Run.show draws the kept tokens and saves the picture
+    "engine": ({"core", "ops", "models", "engine", "drawing", "saving"}, TENSORS | {"transformers", "PIL"}),
 }
 
 

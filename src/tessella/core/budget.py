@@ -10,6 +10,8 @@ from numbers import Integral
 from typing import Literal
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from .errors import BudgetError
 from .layout import Layout, Unit, Units
@@ -66,6 +68,15 @@ class Counts:
     @property
     def is_everything(self) -> bool:
         return self.num_keep == self.num_tokens
+
+
+def on_device(numbers: Sequence[int], device: torch.device) -> Int[Tensor, " B"]:
+    """Numbers known to the host as a tensor, without waiting for what the device is doing.
+
+    >>> on_device((3, 1), torch.device("cpu"))
+    tensor([3, 1])
+    """
+    return torch.tensor(numbers, dtype=torch.long).to(device, non_blocking=True)
 
 
 def parse_keep(keep: object) -> int | Fraction:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .budget import Budget, Counts
+from .budget import Budget, Counts, on_device
 from .cards import Card, Stage
 from .errors import MethodError, UnsupportedError
 from .model_info import ModelInfo, PaperLayer, Part, fit_layers
@@ -241,7 +241,7 @@ def keep_highest(
     order = torch.sort(scores.float(), dim=1, descending=True, stable=True).indices
     rank = mask.long() if protected is None else mask.long() + (mask & protected).long()
     order = order.gather(1, torch.sort(rank.gather(1, order), dim=1, descending=True, stable=True).indices)
-    num_keep = torch.tensor(counts.num_keep, device=scores.device)
+    num_keep = on_device(counts.num_keep, scores.device)
     taken = torch.arange(scores.shape[1], device=scores.device) < num_keep[:, None]
     return torch.zeros_like(mask).scatter(1, order, taken)
 

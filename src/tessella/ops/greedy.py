@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..core.budget import on_device
+
 S = TypeVar("S")
 
 
@@ -41,5 +43,5 @@ def pick_greedily(
         if step + 1 < most:
             closed = closed.scatter(1, pick[:, None], True)
             state = absorb(state, pick)
-    wanted = torch.tensor(list(num_picks), dtype=torch.long, device=mask.device)
+    wanted = on_device(num_picks, mask.device)
     return torch.where(torch.arange(most, device=mask.device) < wanted[:, None], picks, -1)

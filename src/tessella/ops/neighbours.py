@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from ..core.budget import on_device
+
 
 def with_neighbours(
     index: Int[Tensor, "B A"], grids: Sequence[tuple[int, int]], wrap: bool = True
@@ -24,8 +26,7 @@ def with_neighbours(
     >>> with_neighbours(torch.tensor([[2]]), [(2, 3)], wrap=False)
     tensor([[[2, 1, 2, 2, 5]]])
     """
-    sizes = torch.tensor([list(g) for g in grids], dtype=torch.long, device=index.device).reshape(-1, 2)
-    rows, columns = sizes[:, :1], sizes[:, 1:]
+    rows, columns = (on_device([g[axis] for g in grids], index.device)[:, None] for axis in (0, 1))
     steps = torch.stack([torch.zeros_like(columns), -torch.ones_like(columns), torch.ones_like(columns)], dim=2)
     steps = torch.cat([steps, -columns[:, :, None], columns[:, :, None]], dim=2)  # [B, 1, 5]
     around = index[:, :, None] + steps

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..core.budget import on_device
+
 
 def top_indices(
     scores: Float[Tensor, "B V"],
@@ -27,7 +29,7 @@ def top_indices(
     rank = mask.to(torch.int8) if first is None else mask.to(torch.int8) + (mask & first).to(torch.int8)
     order = order.gather(1, torch.sort(rank.gather(1, order), dim=1, descending=True, stable=True).indices)
     most = max(num_keep, default=0)
-    wanted = torch.tensor(list(num_keep), dtype=torch.long, device=scores.device)
+    wanted = on_device(num_keep, scores.device)
     return torch.where(torch.arange(most, device=scores.device) < wanted[:, None], order[:, :most], -1)
 
 

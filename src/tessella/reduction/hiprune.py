@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from ..core.budget import Counts
+from ..core.budget import Counts, on_device
 from ..core.cards import Card
 from ..core.contracts import Selector
 from ..core.errors import MethodError
@@ -78,5 +78,5 @@ def fitting(around: Int[Tensor, "B A 5"], counts: Counts, mask: Bool[Tensor, "B 
     first = first.scatter_reduce(1, place, rank, "amin")[:, :num_tokens]  # the first anchor that brings a token in
     added = torch.zeros(batch, num_anchors + 1, dtype=torch.long, device=mask.device)
     size = added.scatter_add(1, first, mask.long())[:, :num_anchors].cumsum(dim=1)  # tokens of anchors 0..a
-    room = (size <= torch.tensor(counts.num_keep, device=mask.device)[:, None]).sum(dim=1, keepdim=True)
+    room = (size <= on_device(counts.num_keep, mask.device)[:, None]).sum(dim=1, keepdim=True)
     return (first < room) & mask

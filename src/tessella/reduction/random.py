@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..core.budget import Counts
+from ..core.budget import Counts, on_device
 from ..core.cards import Card
 from ..core.contracts import Selector
 from ..core.errors import MethodError
@@ -48,7 +48,7 @@ class Random(Selector):
 def jittered(draws: Float[Tensor, "B V"], counts: Counts) -> Int[Tensor, "B K"]:
     """One index in each of `num_keep[b]` stretches of equal length (to within one token), ascending."""
     place = torch.arange(counts.most, device=draws.device)
-    num_keep, num_tokens = (torch.tensor(c, device=draws.device)[:, None] for c in (counts.num_keep, counts.num_tokens))
+    num_keep, num_tokens = (on_device(c, draws.device)[:, None] for c in (counts.num_keep, counts.num_tokens))
     start = place * num_tokens // num_keep.clamp(min=1)
     length = (place + 1) * num_tokens // num_keep.clamp(min=1) - start
     index = start + (draws[:, : counts.most] * length).long().clamp(max=length - 1)

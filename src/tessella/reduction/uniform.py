@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..core.budget import Counts
+from ..core.budget import Counts, on_device
 from ..core.cards import Card
 from ..core.contracts import Selector
 from ..core.errors import MethodError
@@ -55,7 +55,7 @@ class Uniform(Selector):
             boxes = borderless(view.pixels(), grids) if self.mode == "border_less" else [(0, 0, *g) for g in grids]
             picks = [lattice(*g, k, box) for g, k, box in zip(grids, counts.num_keep, boxes, strict=True)]
         rows = [[*p, *[-1] * (counts.most - len(p))] for p in picks]
-        return torch.tensor(rows, dtype=torch.long, device=view.device).reshape(len(rows), counts.most)
+        return on_device([i for row in rows for i in row], view.device).reshape(len(rows), counts.most)
 
 
 def stride(num_tokens: int, num_keep: int) -> tuple[int, ...]:

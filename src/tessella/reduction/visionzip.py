@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..core.budget import Counts
+from ..core.budget import Counts, on_device
 from ..core.cards import Card
 from ..core.contracts import Merger, mask_of
 from ..core.errors import MethodError
@@ -81,7 +81,7 @@ class VisionZip(Merger):
 
     def centres(self, view: View, counts: Counts, dominant: Bool[Tensor, "B V"]) -> Int[Tensor, "B M"]:
         """Merge centres: of the other patches in raster order, every `max(1, |R| // n_ctx)`-th from the first on."""
-        contextual = torch.tensor(self.num_contextual(counts), device=dominant.device)[:, None]
+        contextual = on_device(self.num_contextual(counts), dominant.device)[:, None]
         rest = view.mask & ~dominant
         step = (rest.sum(dim=1, keepdim=True) // contextual.clamp(min=1)).clamp(min=1)
         place = rest.cumsum(dim=1) - 1
@@ -115,7 +115,7 @@ def sequence(
 ) -> Int[Tensor, "B K"]:
     """Kept slots as the language model reads them: the class token in the first dropped slot, dominant, contextual."""
     dropped = mask & ~dominant & ~mask_of(centres, mask.shape[1])
-    any_kept = torch.tensor(counts.num_keep, device=mask.device)[:, None] > 0
+    any_kept = on_device(counts.num_keep, mask.device)[:, None] > 0
     class_slot = torch.where(any_kept, mask_indices(dropped, 1), -1)
     order = torch.cat([class_slot, mask_indices(dominant, counts.most), centres], dim=1)
     padding_last = torch.sort((order < 0).to(torch.int8), dim=1, stable=True).indices
