@@ -13,7 +13,9 @@ import multiprocessing
 import os
 import random
 import signal
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,7 @@ class Stage:
     steps: int
     batch: int
     rate: float  # learning rate
+    encoder: float  # learning rate of the encoder, as a share of `rate`
     warmup: int
     last: float  # share of the steps over which the learning rate falls
     floor: float  # share of the learning rate that is left at the end
@@ -92,26 +95,28 @@ class Trainer:
         self.model: LlavaForConditionalGeneration = build_model(self.processor, options.seed)
         self.heads = Heads(self.model.config.vision_config.hidden_size)
         self.stages = (
-            Stage("look", options.look, 48, 2e-3, 60, 0.25, 0.3),
-            Stage("talk", options.talk, 32, 1.5e-3, 100, 0.0, 1.0),
-            Stage("size", options.size, 32, 1.5e-3, 1, 1.0, 0.01),
+            Stage("look", options.look, 48, 2e-3, 1.0, 60, 0.25, 0.3),
+            Stage("talk", options.talk, 32, 1e-3, 0.3, 100, 1000 / 1765, 0.5),
+            Stage("size", options.size, 32, 5e-4, 0.3, 1, 1.0, 0.01),
         )
         self.optimizers = self._build_optimizers()
         self.layers = torch.compile(run_decoder_layer, dynamic=False), torch.compile(run_last_layer, dynamic=False)
         self.step, self.seconds = 0, 0.0
+        self.weights = [*self.model.parameters(), *self.heads.parameters()]
+        self.lock = threading.Lock()
+        torch.set_num_threads(1)  # inside an operation; the parts of a batch are what runs side by side
+        self.pool = ThreadPoolExecutor(options.threads, initializer=torch.set_num_threads, initargs=(1,))
 
     def _build_optimizers(self) -> list[torch.optim.Optimizer]:
-        matrices, others = [], []
+        """Muon for the matrices of the layers, AdamW for the rest; the encoder is a group of its own in both."""
+        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {(m, e): [] for m in (False, True) for e in (False, True)}
         for name, weight in self.model.named_parameters():
             matrix = weight.ndim == 2 and ("layers" in name or "projector" in name)
-            (matrices if matrix and self.options.optimizer == "muon" else others).append(weight)
-        others += list(self.heads.parameters())
+            groups[matrix, "vision_tower" in name].append(weight)
+        groups[False, False] += list(self.heads.parameters())
         lr = self.stages[0].rate
-        adamw = torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-        result: list[torch.optim.Optimizer] = [adamw]
-        if matrices:
-            result.append(Muon(matrices, lr=lr))
-        return result
+        rest, matrices = ([{"params": groups[m, e], "encoder": e} for e in (False, True)] for m in (False, True))
+        return [torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True), Muon(matrices, lr=lr)]
 
     def find_stage(self) -> tuple[Stage, int] | None:
         """The stage of the current step and the step within it; None at the end."""
@@ -129,7 +134,7 @@ class Trainer:
         factor *= stage.floor + (1 - stage.floor) * min(1.0, left)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = factor * stage.rate
+                group["lr"] = factor * stage.rate * (stage.encoder if group["encoder"] else 1)
         return factor * stage.rate
 
     def losses(self, stage: Stage, batch: Batch) -> dict[str, Tensor]:
@@ -160,15 +165,26 @@ class Trainer:
         return F.cross_entropy(logits.float(), labels[asked])
 
     def update(self, stage: Stage, batch: Batch) -> dict[str, float]:
-        """One step; returns the losses."""
-        losses = self.losses(stage, batch)
-        sum(losses.values()).backward()
-        weights = [*self.model.parameters(), *self.heads.parameters()]
-        losses["norm"] = nn.utils.clip_grad_norm_([w for w in weights if w.grad is not None], 1.0)
+        """One step; returns the losses. Threads take parts of the batch one by one, so a busy core takes fewer."""
+        parts = split_batch(batch, self.options.part)
+        results = list(self.pool.map(lambda part: self.learn(stage, part, 1 / len(parts)), parts))
+        losses = {name: sum(result[name] for result in results) / len(parts) for name in results[0]}
+        weights = [weight for weight in self.weights if weight.grad is not None]
+        losses["norm"] = float(nn.utils.clip_grad_norm_(weights, 1.0))
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        return {name: round(float(value), 4) for name, value in losses.items()}
+        return {name: round(value, 4) for name, value in losses.items()}
+
+    def learn(self, stage: Stage, part: Batch, share: float) -> dict[str, float]:
+        """Add the gradient of a part of a batch, times its share; returns the losses."""
+        losses = self.losses(stage, part)
+        gradients = torch.autograd.grad(sum(losses.values()) * share, self.weights, allow_unused=True)
+        with self.lock:
+            for weight, gradient in zip(self.weights, gradients, strict=True):
+                if gradient is not None:
+                    weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
+        return {name: float(loss) for name, loss in losses.items()}
 
     def save_checkpoint(self, file: Path) -> None:
         state = {
@@ -198,6 +214,14 @@ class Trainer:
             table = measure(self.model, self.processor, per_type, first=10**9)
         self.model.train()
         return {kind: round(row["accuracy"], 3) for kind, row in table.items()}
+
+
+def split_batch(batch: Batch, size: int) -> list[Batch]:
+    count = len(batch.pixels)
+    return [
+        Batch(**{name: value[start : start + size] for name, value in vars(batch).items()})
+        for start in range(0, count, size)
+    ]
 
 
 def shrink(pixels: Tensor, chance: random.Random) -> Tensor:
@@ -237,11 +261,12 @@ def train(options: argparse.Namespace) -> None:
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda number, frame: stop.append(number))
     saved = reported = time.monotonic()
-    pictures = 0
+    pictures, sums = 0, {}
     while (where := trainer.find_stage()) is not None and not stop:
         stage, step = where
         rate = trainer.set_rate(stage, step)
-        losses = trainer.update(stage, queue.get())
+        for name, value in trainer.update(stage, queue.get()).items():
+            sums.setdefault(name, []).append(value)
         trainer.step += 1
         pictures += stage.batch
         now = time.monotonic()
@@ -249,13 +274,14 @@ def train(options: argparse.Namespace) -> None:
         if trainer.step % options.report == 0 or last:
             trainer.seconds += now - reported
             row = {"step": trainer.step, "stage": stage.name, "lr": round(rate, 6), "seconds": round(trainer.seconds)}
-            row |= {"pictures_per_s": round(pictures / (now - reported), 1), **losses}
+            row["pictures_per_s"] = round(pictures / (now - reported), 1)
+            row |= {name: round(sum(values) / len(values), 4) for name, values in sums.items()}
             if stage.name != "look" and (step % options.check < options.report or last):
                 row["accuracy"] = trainer.check_quickly(options.quick)
                 save(trainer.model, trainer.processor, options.snapshot)
             with log.open("a") as file:
                 file.write(json.dumps(row) + "\n")
-            reported, pictures = time.monotonic(), 0
+            reported, pictures, sums = time.monotonic(), 0, {}
         if now - saved > CHECKPOINT_S or last:
             trainer.save_checkpoint(checkpoint)
             saved = now
@@ -269,8 +295,9 @@ def main() -> None:
     parser.add_argument("--look", type=int, default=1500, help="steps of the first stage")
     parser.add_argument("--talk", type=int, default=4500, help="steps of the second stage")
     parser.add_argument("--size", type=int, default=1000, help="steps of the last stage")
-    parser.add_argument("--optimizer", choices=("muon", "adamw"), default="muon", help="for the matrices of the layers")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and of all pictures")
+    parser.add_argument("--threads", type=int, default=2, help="parts of a batch that run side by side")
+    parser.add_argument("--part", type=int, default=4, help="pictures in a part of a batch")
     parser.add_argument("--report", type=int, default=20, help="steps between two lines of the log")
     parser.add_argument("--check", type=int, default=400, help="steps between two quick evaluations")
     parser.add_argument("--quick", type=int, default=60, help="questions a type in a quick evaluation")
