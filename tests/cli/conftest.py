@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tessella import demo
+from tessella.app import demo
 from tessella.cli.application import run
 
 

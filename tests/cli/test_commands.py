@@ -15,7 +15,8 @@ from PIL import Image
 
 import tessella
 from siglip_folder import write_siglip
-from tessella import demo, mini
+from tessella import mini
+from tessella.app import demo
 from tessella.core.registry import method_modules
 
 QUESTION = "what color is the star?"
@@ -55,7 +56,7 @@ def test_ask_as_json_says_the_same_as_the_library(call, picture):
     found = json.loads(out)
     assert (found["pipeline"], found["report"]["tokens_kept"], len(found["kept"][0])) == ("divprune:7", 7, 7)
     model, processor = tessella.load("mini")
-    library = tessella.answering.ask(
+    library = tessella.app.answering.ask(
         model, processor, Image.open(picture).convert("RGB"), QUESTION, "divprune", 7, max_new_tokens=4
     )
     assert (found["answer"], found["kept"]) == (library.answer, [list(library.kept[0])])

@@ -20,9 +20,8 @@ MAY = {
     "ops": ({"core", "ops"}, TENSORS),
     "reduction": ({"core", "ops", "reduction"}, TENSORS),
     "models": ({"core", "ops", "models"}, TENSORS | {"transformers"}),
-    # Run.show draws a picture and writes it
     # Run.show draws the kept tokens and saves the picture
-    "engine": ({"core", "ops", "models", "engine", "drawing", "saving"}, TENSORS | {"transformers", "PIL"}),
+    "engine": ({"core", "ops", "models", "engine", "pictures"}, TENSORS | {"transformers", "PIL"}),
 }
 
 

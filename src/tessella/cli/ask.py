@@ -31,7 +31,7 @@ def command(
 
     Without --method and --keep every visual token is kept; with --keep alone the method is hiprune.
     """
-    from ..jobs import Request, Source, ask_file
+    from ..app.jobs import Request, Source, ask_file
     from .output import print_json, print_notes, printable, quiet_libraries
 
     quiet_libraries()

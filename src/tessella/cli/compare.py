@@ -28,7 +28,7 @@ def command(
 
     The table has answers, tokens, times and cache sizes, beside the model with every token.
     """
-    from ..jobs import Request, Source, compare_file
+    from ..app.jobs import Request, Source, compare_file
     from .output import print_json, print_notes, quiet_libraries
     from .reports import print_comparison
 

@@ -14,7 +14,7 @@ def command(
 
     It answers with all of its visual tokens, a quarter and a ninth of them; takes less than a minute.
     """
-    from ..jobs import run_demo
+    from ..app.jobs import run_demo
     from .output import quiet_libraries
     from .reports import print_demo_part
 

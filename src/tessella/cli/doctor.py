@@ -12,7 +12,7 @@ def command(json: Json = False) -> None:
 
     Versions, devices, back ends, and a question to the embedded model. Exits with 1 if something does not work.
     """
-    from ..doctor import examine, is_healthy
+    from ..app.doctor import examine, is_healthy
     from .output import print_json, quiet_libraries
     from .reports import print_examination
 

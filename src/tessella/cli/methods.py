@@ -28,7 +28,7 @@ def command(
     json: Json = False,
 ) -> None:
     """List the methods."""
-    from ..jobs import list_methods
+    from ..app.jobs import list_methods
     from .output import print_json, quiet_libraries
     from .reports import print_methods
 

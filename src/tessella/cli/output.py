@@ -34,7 +34,7 @@ def print_notes(notes: Iterable[str]) -> None:
 
 
 def print_json(value: Any) -> None:
-    from ..jobs import to_json
+    from ..app.jobs import to_json
 
     print(to_json(value))
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import singledispatch
 from typing import Any
 
-from .. import demo
-from ..answering import Comparison
-from ..page import format_bytes
+from ..app import demo
+from ..app.answering import Comparison
+from ..app.page import format_bytes
 from .output import print_table
 
 

@@ -14,7 +14,7 @@ def command(
     json: Json = False,
 ) -> None:
     """Show one method in full: card, paper, settings."""
-    from ..catalogue import method_details
+    from ..app.catalogue import method_details
     from .output import print_json
     from .reports import print_method
 

@@ -16,14 +16,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from .. import drawing
 from ..core.cards import Positions
 from ..core.errors import UnsupportedError
 from ..core.layout import Layout
 from ..core.pipeline import Pipeline
 from ..core.view import Captures
 from ..models.adapter import find_adapter
-from ..saving import save_picture
+from ..pictures import drawing
+from ..pictures.saving import save_picture
 from .cache import check_cache, ledger_of
 from .capture import Recorder, Switch, attach, detach
 from .decision import Prompt

@@ -11,11 +11,11 @@ from typing import Any
 
 from PIL import Image
 
+from ..core.errors import InputError
+from ..pictures.drawing import sheet
+from ..pictures.opening import open_picture
+from ..pictures.saving import save_picture
 from .answering import FULL, Answer, ask, ask_many
-from .core.errors import InputError
-from .drawing import sheet
-from .pictures import open_picture
-from .saving import save_picture
 
 METHOD = "hiprune"
 KEEPS = ("1/4", "1/9")
@@ -83,7 +83,7 @@ class Scores:
 
 def bundled() -> list[Example]:
     """The bundled examples. Raises InputError when the package lacks them."""
-    folder = Path(__file__).parent / "mini" / "pictures"
+    folder = Path(__file__).parents[1] / "mini" / "pictures"
     try:
         entries = json.loads((folder / "pictures.json").read_text(encoding="utf-8"))["pictures"]
     except OSError as error:
@@ -95,7 +95,7 @@ def bundled() -> list[Example]:
 
 def draw_bundled(folder: Path) -> None:
     """Draw the bundled pictures and their list into a folder, from the seeds named above."""
-    from .mini.questions import sample
+    from ..mini.questions import sample
 
     entries = []
     for kind in BUNDLED_KINDS:
@@ -103,9 +103,7 @@ def draw_bundled(folder: Path) -> None:
         save_picture(drawn.image, folder / f"{kind}.png")
         entry = {"file": f"{kind}.png", "kind": kind, "seed": PICTURE_SEED, "split": "test"}
         entries.append(entry | {"question": drawn.question, "answer": drawn.answer})
-    about = (
-        "Drawn by tessella.demo.draw_bundled; the held-out seeds were fixed before any answer of the model was seen."
-    )
+    about = "Drawn by tessella.app.demo.draw_bundled; its held-out seeds were fixed before any answer was seen."
     (folder / "pictures.json").write_text(json.dumps({"about": about, "pictures": entries}, indent=2) + "\n")
 
 
@@ -125,7 +123,7 @@ def compare_rivals(
     model: Any, processor: Any, examples: Sequence[Example], rivals: Sequence[str] = RIVALS, keep: str = "1/9"
 ) -> dict[str, list[Answer]]:
     """Answers of other methods to every example on the same budget; methods that are not there are left out."""
-    from .core.registry import method_modules
+    from ..core.registry import method_modules
 
     present = [name for name in rivals if name in method_modules()]
     return {
@@ -148,7 +146,7 @@ def score_settings(
     All settings answer a batch before the next one is drawn; it stops at `per_kind` questions of each kind or once
     `seconds` have passed, whichever comes first.
     """
-    from .mini.questions import KINDS, sample
+    from ..mini.questions import KINDS, sample
 
     right = [dict.fromkeys(KINDS, 0) for _ in settings]
     asked = dict.fromkeys(KINDS, 0)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from .core.errors import InputError
+from ..core.errors import InputError
 
 PICTURE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 

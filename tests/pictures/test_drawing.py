@@ -8,7 +8,7 @@ from PIL import Image, ImageChops, ImageStat
 
 from tessella.core.errors import InputError, LayoutError
 from tessella.core.layout import Block
-from tessella.drawing import MARGIN, draw_kept, draw_prompt, read_fate, sheet
+from tessella.pictures.drawing import MARGIN, draw_kept, draw_prompt, read_fate, sheet
 
 TOP = MARGIN // 2  # white space above a picture
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from PIL import Image
 
-from .core.errors import InputError
-from .pictures import MAX_PIXELS
+from ..core.errors import InputError
+from ..pictures.opening import MAX_PIXELS
 
 FALLBACK = "USER: {images}{question} ASSISTANT:"  # for processors without a chat template
 

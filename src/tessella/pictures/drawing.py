@@ -15,8 +15,8 @@ from typing import Any, cast
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from .core.errors import InputError, LayoutError
-from .core.layout import Block
+from ..core.errors import InputError, LayoutError
+from ..core.layout import Block
 
 SIZE = 448  # pixels of the longer side of a drawn picture
 MARGIN = 16

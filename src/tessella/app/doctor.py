@@ -8,7 +8,7 @@ import time
 from importlib import metadata
 from typing import Any
 
-from .core.errors import TessellaError
+from ..core.errors import TessellaError
 
 PACKAGES = (
     "torch",
@@ -25,7 +25,7 @@ PACKAGES = (
 
 def examine(check_model: bool = True) -> dict[str, Any]:
     """Versions, devices and back ends; with `check_model` also whether the embedded model answers a question."""
-    from . import __version__
+    from .. import __version__
 
     out: dict[str, Any] = {
         "tessella": __version__,
@@ -84,7 +84,7 @@ def _works_in_bfloat16() -> bool:
 
 def _count_methods() -> dict[str, Any]:
     """How many methods there are, and those whose files cannot be imported."""
-    from .core.registry import load_class, method_modules
+    from ..core.registry import load_class, method_modules
 
     broken = {}
     for name in method_modules():
@@ -97,9 +97,9 @@ def _count_methods() -> dict[str, Any]:
 
 def _try_model() -> dict[str, Any]:
     """Load the embedded model and ask it one question with all tokens and with a ninth."""
+    from ..loading import load
     from .answering import ask
     from .demo import bundled
-    from .loading import load
 
     try:
         start = time.perf_counter()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .core.errors import InputError
+from ..core.errors import InputError
 
 MAX_PIXELS = 80_000_000  # more than any camera's picture, and less than where Pillow starts to warn
 _FULL_16_BIT = 257  # 65535 / 255

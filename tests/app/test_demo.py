@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import tessella
-from tessella import demo
+from tessella.app import demo
 from tessella.mini.questions import KINDS, sample
 
 

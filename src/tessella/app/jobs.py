@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..core.errors import InputError
+from ..pictures.opening import read_picture
+from ..pictures.saving import check_picture_target, check_target, save_picture
 from .answering import Answer, Comparison, ask, check_request, compare, read_methods
-from .core.errors import InputError
-from .pictures import read_picture
-from .saving import check_picture_target, check_target, save_picture
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Source:
     device: str | None = None
 
     def load(self) -> tuple[Any, Any]:
-        from .loading import load
+        from ..loading import load
 
         return load(self.name, self.dtype, self.device)
 
@@ -86,8 +86,8 @@ def list_methods(model: str | None = None, **filters: Any) -> list[dict[str, Any
 
     Raises InputError for a stage or a need that no card can have.
     """
+    from ..core.cards import NEEDS, STAGES
     from .catalogue import method_rows
-    from .core.cards import NEEDS, STAGES
 
     for name, allowed in (("stage", STAGES), ("needs", tuple(NEEDS))):
         if filters.get(name) is not None and filters[name] not in allowed:

@@ -15,11 +15,11 @@ from tokenizers.processors import TemplateProcessing
 
 import tessella
 from siglip_folder import build_siglip
-from tessella import answering
-from tessella.answering import ask, ask_many, compare, default_method, read_methods
+from tessella.app import answering
+from tessella.app.answering import ask, ask_many, compare, default_method, read_methods
+from tessella.app.demo import bundled
+from tessella.app.prompting import prepare, seen_picture, write_prompt
 from tessella.core.errors import BudgetError, InputError, MethodError, UnknownMethodError, UnsupportedError
-from tessella.demo import bundled
-from tessella.prompting import prepare, seen_picture, write_prompt
 
 QUESTION = "what color is the star?"
 

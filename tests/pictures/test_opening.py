@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from tessella.core.errors import InputError
-from tessella.pictures import MAX_PIXELS, open_picture, read_picture
-from tessella.saving import check_picture_target, check_target, save_bytes, save_picture
+from tessella.pictures.opening import MAX_PIXELS, open_picture, read_picture
+from tessella.pictures.saving import check_picture_target, check_target, save_bytes, save_picture
 
 
 def _ramp(width: int = 32, height: int = 16) -> Image.Image:

@@ -6,7 +6,7 @@ import base64
 from html import escape
 from typing import TYPE_CHECKING
 
-from .saving import encode_picture
+from ..pictures.saving import encode_picture
 
 if TYPE_CHECKING:
     from .answering import Comparison, Row
@@ -52,7 +52,7 @@ _HEADS = (
 
 def comparison_page(comparison: Comparison) -> str:
     """The page as text. Every word that comes from outside is escaped."""
-    from . import __version__
+    from .. import __version__
 
     title = escape(comparison.question)
     asked = f"Keep {escape(comparison.keep)}" if comparison.keep else "Budgets as written in each method"

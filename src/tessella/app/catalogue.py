@@ -6,9 +6,9 @@ import dataclasses
 import inspect
 from typing import Any
 
-from .core.contracts import CONTRACTS, Method
-from .core.model_info import PaperLayer
-from .core.registry import load_class, methods
+from ..core.contracts import CONTRACTS, Method
+from ..core.model_info import PaperLayer
+from ..core.registry import load_class, methods
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ def method_rows(
             "paper": card.paper,
         }
         if model is not None:
-            from .engine.apply import can_apply
+            from ..engine.apply import can_apply
 
             verdict = can_apply(model, card.example or name)
             row |= {"can_apply": verdict.ok, "reason": verdict.reason, "nearest": verdict.nearest}

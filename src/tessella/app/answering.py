@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from PIL import Image
 
-from .core.budget import Budget, Scope, parse_keep
-from .core.cards import Positions
-from .core.contracts import Method
-from .core.errors import InputError, UnsupportedError
-from .core.layout import Block
-from .core.pipeline import Pipeline, as_pipeline, parse, split_outside
-from .drawing import SIZE, draw_prompt, sheet
+from ..core.budget import Budget, Scope, parse_keep
+from ..core.cards import Positions
+from ..core.contracts import Method
+from ..core.errors import InputError, UnsupportedError
+from ..core.layout import Block
+from ..core.pipeline import Pipeline, as_pipeline, parse, split_outside
+from ..pictures.drawing import SIZE, draw_prompt, sheet
+from ..pictures.saving import check_picture_target, check_target, encode_picture, save_bytes, save_picture
 from .prompting import check_question, check_room, prepare, seen_picture
-from .saving import check_picture_target, check_target, encode_picture, save_bytes, save_picture
 
 Images = Image.Image | Sequence[Image.Image]
 DEFAULT_METHOD = "hiprune"  # when only a keep is given
@@ -153,7 +153,7 @@ def ask(
     model can carry. Raises InputError for a question that is empty or too long, BudgetError and UnsupportedError as
     `tessella.reduce` does.
     """
-    from .engine.apply import reduce
+    from ..engine.apply import reduce
 
     pictures = (images,) if isinstance(images, Image.Image) else tuple(images)
     check_request(question, pipeline, keep, scope, max_new_tokens)
@@ -191,7 +191,7 @@ def ask_many(
     max_new_tokens: int = 32,
 ) -> list[str]:
     """Greedy answers to one question about each picture, as one batch."""
-    from .engine.apply import reduce
+    from ..engine.apply import reduce
 
     inputs = prepare(model, processor, [(image,) for image in images], questions, max_new_tokens)
     with reduce(model, pipeline, keep=keep), torch.inference_mode():
@@ -276,7 +276,7 @@ def read_methods(methods: str | Sequence[str], keep: int | float | str | None = 
 
 def default_method(model: Any) -> str:
     """The method for a user who gave only a keep. Raises UnsupportedError when the model can carry neither."""
-    from .engine.apply import can_apply
+    from ..engine.apply import can_apply
 
     verdict = can_apply(model, DEFAULT_METHOD)
     if verdict:
