@@ -40,7 +40,54 @@ def _captured(command: object, path: str) -> str:
     return f"## {path}\n\n```text\n{text}\n```"
 
 
-PAGES: dict[str, Callable[[], str]] = {"commands.md": commands}
+def methods() -> str:
+    """A page on every method: its card, its settings and the documentation of its file."""
+    from tessella.app.catalogue import method_details, method_rows
+
+    parts = ["# Methods", "Made from the methods' own cards and files by `python docs/generate.py`.", methods_table("")]
+    varying = [(row["id"], method_details(row["id"])["card"]) for row in method_rows() if row["count"] != "exact"]
+    if varying:
+        parts.append("Counts that are not exactly what was asked, and why:")
+        parts.append("\n".join(f"- `{name}`: {card['count']}, {card['count_reason']}" for name, card in varying))
+    for row in method_rows():
+        detail = method_details(row["id"])
+        card = detail["card"]
+        facts = [f"scope `{card['scope']}`", f"positions `{card['positions']}`", f"count {card['count']}"]
+        facts += [
+            f"cost {card['cost']}",
+            "looks at the question" if card["prompt_dependent"] else "ignores the question",
+        ]
+        settings = [f"| `{s['name']}` | `{s['default']}` | {s['note']} |" for s in detail["settings"]]
+        table = ["| setting | default | |", "|---|---|---|", *settings]
+        parts += [f"## {row['id']}", f"```text\n{detail['documentation']}\n```", "Defaults: " + ", ".join(facts) + "."]
+        parts += ["\n".join(table)] if settings else []
+    return "\n\n".join(parts) + "\n"
+
+
+def methods_table(folder: str = "docs/") -> str:
+    """The table of methods, linked to the page in `folder`."""
+    from tessella.app.catalogue import documentation_of, method_rows
+    from tessella.core.registry import load_class
+
+    lines = ["| method | what it does | acts at | needs | paper |", "|---|---|---|---|---|"]
+    for row in method_rows():
+        first = documentation_of(load_class(row["id"])).splitlines()[0].partition(":")[2].strip().rstrip(".")
+        paper = f"[{row['paper']}](https://arxiv.org/abs/{row['paper']})" if row["paper"] else "baseline"
+        needs = ", ".join(n.replace("_", " ") for n in row["needs"]) or "nothing"
+        name = f"[{row['id']}]({folder}methods.md#{row['id']})"
+        lines.append(f"| {name} | {first} | {', '.join(row['stages'])} | {needs} | {paper} |")
+    return "\n".join(lines)
+
+
+def readme() -> str:
+    """The README with its table of methods made anew; the rest is written by hand."""
+    text = (FOLDER.parent / "README.md").read_text(encoding="utf-8")
+    begin, end = "<!-- methods: begin -->", "<!-- methods: end -->"
+    before, _, rest = text.partition(begin)
+    return f"{before}{begin}\n{methods_table()}\n{end}{rest.partition(end)[2]}"
+
+
+PAGES: dict[str, Callable[[], str]] = {"commands.md": commands, "methods.md": methods, "../README.md": readme}
 
 
 def is_current(name: str, written: str, fresh: str) -> bool:
@@ -66,7 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
         stale.append(name)
         if not check:
             path.write_text(fresh, encoding="utf-8")
-            print(f"written: docs/{name}")
+            print(f"written: {path.resolve().relative_to(FOLDER.parent)}")
     if check and stale:
         print(f"out of date: {', '.join(stale)}; run: python docs/generate.py", file=sys.stderr)
         return 1
