@@ -97,7 +97,9 @@ def tiny_inputs(
     left = padding == "left"
     fill = [[PAD] * (longest - len(r)) for r in rows]
     ids = [f + r if left else r + f for r, f in zip(rows, fill, strict=True)]
-    ones = [[0] * len(f) + [1] * len(r) if left else [1] * len(r) + [0] * len(f) for r, f in zip(rows, fill, strict=True)]
+    ones = [
+        [0] * len(f) + [1] * len(r) if left else [1] * len(r) + [0] * len(f) for r, f in zip(rows, fill, strict=True)
+    ]
     out: dict[str, Any] = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(ones)}
     if sum(images_per_row):
         pixels = torch.randn(sum(images_per_row), 3, _SIZE, _SIZE, generator=generator)
