@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import json
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +19,7 @@ from ..core.errors import UnsupportedError
 from ..core.layout import Layout
 from ..core.model_info import ModelInfo
 
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 MaskRule = Callable[[Int[Tensor, "B Q 1"], Int[Tensor, "B 1 S"]], Bool[Tensor, "B Q S"]]
 
 
@@ -81,8 +84,12 @@ class Adapter(ABC):
         """Which keys a query may see beyond causality, by original position; None if all earlier ones."""
         return None
 
-    def pixel_statistics(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-        """Mean and standard deviation by which this family's processors normalise pictures."""
+    def pixel_statistics(self) -> Statistics:
+        """Mean and deviation by which pixels were normalised: as the model's folder records them, or the family's."""
+        return recorded_statistics(self.entry.config._name_or_path) or self.usual_statistics()
+
+    def usual_statistics(self) -> Statistics:
+        """Mean and standard deviation that this family's processors commonly normalise with."""
         return (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
@@ -104,6 +111,18 @@ def find_adapter(model: nn.Module) -> Adapter:
     known = ", ".join(sorted(t for c in adapter_classes() for t in c.model_types))
     kind = getattr(getattr(model, "config", None), "model_type", None) or type(model).__name__
     raise UnsupportedError(f"no adapter for model type {kind!r}; known: {known}.")
+
+
+def recorded_statistics(folder: str) -> Statistics | None:
+    """Mean and deviation from the processor files of a model's folder; None where there is no such folder or file."""
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        file = Path(folder) / name
+        if folder and file.is_file():
+            stated = json.loads(file.read_text(encoding="utf-8"))
+            stated = stated.get("image_processor", stated)
+            if "image_mean" in stated and "image_std" in stated:
+                return tuple(stated["image_mean"]), tuple(stated["image_std"])
+    return None
 
 
 def placeholders(inputs: Mapping[str, Any], image_token_id: int, embed: nn.Module) -> Bool[Tensor, "B S"] | None:

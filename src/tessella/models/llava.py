@@ -14,7 +14,7 @@ from transformers.models.llava.modeling_llava import LlavaModel
 from ..core.errors import LayoutError, UnsupportedError
 from ..core.layout import Block, Layout
 from ..core.model_info import ModelInfo
-from .adapter import Adapter, placeholders
+from .adapter import Adapter, Statistics, placeholders
 
 _ALWAYS = {
     "features",
@@ -120,9 +120,9 @@ class LlavaAdapter(Adapter):
     def flatten_encoder(self, values: Float[Tensor, "items S *rest"]) -> Float[Tensor, "T *rest"]:
         return (values[:, 1:] if self._has_class_token else values).flatten(0, 1)
 
-    def pixel_statistics(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    def usual_statistics(self) -> Statistics:
         if self._has_class_token:
-            return super().pixel_statistics()
+            return super().usual_statistics()
         return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # SigLIP
 
     def _grids(self, pixels: Tensor | None, encoded: Any) -> list[tuple[int, int]]:
