@@ -14,7 +14,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from tessella.mini.model import ASSISTANT, BOS, END, IMAGE, NUM_VISUAL, PAD, USER
-from tessella.mini.questions import KINDS, Question, ask, draw_sample
+from tessella.mini.questions import Question, ask, draw_sample
 from tessella.mini.world import COLOURS, LETTERS, PATCH, SHAPES, SIDE, Item, Scene
 
 GRID = SIDE // PATCH
@@ -151,6 +151,3 @@ def _label_letters(item: Item, tags: np.ndarray, things: np.ndarray, slots: np.n
                 best[column] = overlap
                 things[rows, column] = 1 + tag
                 slots[rows, column] = first_slot + index
-
-
-__all__ = ["KINDS", "Batch", "draw_batch", "label_patches", "pack"]

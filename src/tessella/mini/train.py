@@ -27,13 +27,23 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from tessella.mini import path
 from tessella.mini.evaluate import measure
-from tessella.mini.forward import decode, encode, run_decoder_layer, run_last_layer
+from tessella.mini.forward import DecoderLayer, decode, encode, run_decoder_layer, run_last_layer
 from tessella.mini.lessons import GRID, NUM_SLOTS, NUM_TAGS, NUM_THINGS, PREFIX, WEIGHTS, Batch, draw_batch
 from tessella.mini.model import IMAGE_MEAN, IMAGE_STD, build_model, build_processor, save
 from tessella.mini.muon import Muon
 from tessella.mini.world import COLOURS, PATCH
 
 LOOK_WEIGHTS = {"reading": 3.0, "digit": 1.5, "count": 2.0, "relation": 1.0, "existence": 1.5, "colour": 1.0}
+SIZE_WEIGHTS = WEIGHTS | {  # what is learned last gets more of the last stage
+    "colour": 0.4,
+    "shape": 0.4,
+    "place": 2.0,
+    "count": 2.0,
+    "existence": 1.0,
+    "digit": 1.5,
+    "reading": 2.6,
+}
+SMALL_SHARE = 0.4  # of the batches of the last stage
 GROUND_WEIGHT = 0.25  # of patches without an object in the dense losses
 AUXILIARY_WEIGHT = 0.2
 CHECKPOINT_S = 180.0
@@ -96,11 +106,11 @@ class Trainer:
         self.heads = Heads(self.model.config.vision_config.hidden_size)
         self.stages = (
             Stage("look", options.look, 48, 2e-3, 1.0, 60, 0.25, 0.3),
-            Stage("talk", options.talk, 32, 1e-3, 0.3, 100, 1000 / 1765, 0.5),
+            Stage("talk", options.talk, 32, 1e-3, 0.3, 100, 0.6, 0.5),
             Stage("size", options.size, 32, 5e-4, 0.3, 1, 1.0, 0.01),
         )
         self.optimizers = self._build_optimizers()
-        self.layers = torch.compile(run_decoder_layer, dynamic=False), torch.compile(run_last_layer, dynamic=False)
+        self.layers: tuple[DecoderLayer, DecoderLayer] = (run_decoder_layer, run_last_layer)
         self.step, self.seconds = 0, 0.0
         self.weights = [*self.model.parameters(), *self.heads.parameters()]
         self.lock = threading.Lock()
@@ -141,7 +151,7 @@ class Trainer:
         tensors = {name: torch.from_numpy(value) for name, value in vars(batch).items()}
         pixels = tensors["pixels"].permute(0, 3, 1, 2).float().contiguous(memory_format=torch.channels_last) / 255
         chance = random.Random(f"{self.options.seed}/size/{self.step}")
-        small = stage.name == "size" and chance.random() < 0.5
+        small = stage.name == "size" and chance.random() < SMALL_SHARE
         if small:
             pixels = shrink(pixels, chance)
         pixels = (pixels - torch.tensor(IMAGE_MEAN)[:, None, None]) / torch.tensor(IMAGE_STD)[:, None, None]
@@ -184,7 +194,7 @@ class Trainer:
             for weight, gradient in zip(self.weights, gradients, strict=True):
                 if gradient is not None:
                     weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
-        return {name: float(loss) for name, loss in losses.items()}
+        return {name: float(loss.detach()) for name, loss in losses.items()}
 
     def save_checkpoint(self, file: Path) -> None:
         state = {
@@ -240,7 +250,7 @@ def produce(queue: Any, options: argparse.Namespace, bounds: list[tuple[str, int
     start = 0
     for name, steps, size in bounds:
         for step in range(max(first - start, 0), steps):
-            weights = LOOK_WEIGHTS if name == "look" else WEIGHTS
+            weights = {"look": LOOK_WEIGHTS, "talk": WEIGHTS, "size": SIZE_WEIGHTS}[name]
             queue.put(draw_batch(tokenizer, f"{options.seed}/{name}/{step}", size, weights))
         start += steps
 
@@ -250,6 +260,7 @@ def train(options: argparse.Namespace) -> None:
     options.run.mkdir(parents=True, exist_ok=True)
     checkpoint, log = options.run / "checkpoint.pt", options.run / "log.jsonl"
     trainer = Trainer(options)
+    trainer.layers = tuple(torch.compile(layer, dynamic=False) for layer in trainer.layers)
     if checkpoint.exists():
         trainer.load_checkpoint(checkpoint)
     context = multiprocessing.get_context("spawn")
@@ -290,11 +301,11 @@ def train(options: argparse.Namespace) -> None:
     producer.terminate()
 
 
-def main() -> None:
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train the embedded model.")
     parser.add_argument("--look", type=int, default=1500, help="steps of the first stage")
-    parser.add_argument("--talk", type=int, default=4500, help="steps of the second stage")
-    parser.add_argument("--size", type=int, default=1000, help="steps of the last stage")
+    parser.add_argument("--talk", type=int, default=2500, help="steps of the second stage")
+    parser.add_argument("--size", type=int, default=800, help="steps of the last stage")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and of all pictures")
     parser.add_argument("--threads", type=int, default=2, help="parts of a batch that run side by side")
     parser.add_argument("--part", type=int, default=4, help="pictures in a part of a batch")
@@ -303,8 +314,8 @@ def main() -> None:
     parser.add_argument("--quick", type=int, default=60, help="questions a type in a quick evaluation")
     parser.add_argument("--run", type=Path, default=Path("runs/mini"), help="folder of checkpoints and log")
     parser.add_argument("--snapshot", type=Path, default=path(), help="folder of the weights")
-    train(parser.parse_args())
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":
-    main()
+    train(parse())
