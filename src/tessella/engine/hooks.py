@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
 from types import MethodType
 from typing import Any
@@ -83,3 +84,21 @@ class Hooks:
         for handle in reversed(self._handles):
             handle.remove()
         self._handles.clear()
+
+
+def bind(function: Callable[..., Any], value: Any) -> Callable[..., Any]:
+    """`function` with its first argument given."""
+
+    def bound(*args: Any, **kwargs: Any) -> Any:
+        return function(value, *args, **kwargs)
+
+    return bound
+
+
+def by_name(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call, every one by its name."""
+    if not args:
+        return dict(kwargs)
+    named = dict(inspect.signature(function).bind_partial(*args, **kwargs).arguments)
+    rest = named.pop("kwargs", {})
+    return {**named, **rest}

@@ -15,28 +15,13 @@ from torch import Tensor
 from ..core.errors import MethodError, UnsupportedError
 from ..core.layout import Units
 from ..core.reduction import VisualTokens
-from ..core.view import Captures, Queries, Softmax, View
+from ..core.view import Queries, Softmax, View
 from ..models.adapter import Adapter
 from ..ops import attention, draws
 from .capture import PREFIX, Recorder, Switch, attach, detach
+from .encoder import Encoding
 from .sequence import Segment
 from .timing import Stopwatch
-
-
-@dataclass
-class Encoding:
-    """What one pass of the vision encoder left behind. It stays with the encoder's output, which may be used again."""
-
-    pixels: Tensor | None = None
-    features: Tensor | None = None  # [items, N, Ce], the connector's input
-    class_features: Tensor | None = None  # [items, Ce]
-    attention: dict[int, Recorder] = field(default_factory=dict)
-    hidden: dict[int, Tensor] = field(default_factory=dict)
-
-    def shows(self, captures: Captures) -> bool:
-        """True if all that `captures` names of the encoder was recorded."""
-        layers = set(captures.encoder) <= set(self.attention) and set(captures.encoder_hidden) <= set(self.hidden)
-        return layers and (self.class_features is not None or not captures.class_features)
 
 
 @dataclass

@@ -1,0 +1,129 @@
+"""The vision encoder under watch: what a pipeline wants to know of it stays with the pictures that it encoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.view import Captures
+from ..models.adapter import Adapter
+from .capture import Recorder, Switch, attach, detach
+from .hooks import Hooks, bind
+from .timing import Stopwatch
+
+Mark = tuple["Encoding", int]  # which item of an encoding a picture is
+
+
+@dataclass
+class Encoding:
+    """What one pass of the vision encoder left behind. It stays with the encoder's output, which may be used again."""
+
+    pixels: Tensor | None = None
+    features: Tensor | None = None  # [items, N, Ce], the connector's input
+    class_features: Tensor | None = None  # [items, Ce]
+    attention: dict[int, Recorder] = field(default_factory=dict)
+    hidden: dict[int, Tensor] = field(default_factory=dict)
+
+    def shows(self, captures: Captures) -> bool:
+        """True if all that `captures` names of the encoder was recorded."""
+        layers = set(captures.encoder) <= set(self.attention) and set(captures.encoder_hidden) <= set(self.hidden)
+        return layers and (self.class_features is not None or not captures.class_features)
+
+
+class EncoderWatch:
+    """Records what `captures` names whenever the encoder runs, and marks the encoded pictures with it.
+
+    The encoder runs inside a `forward`, before the first one in `generate`, or when a user encodes by hand.
+    """
+
+    def __init__(self, adapter: Adapter, captures: Captures, stopwatch: Stopwatch) -> None:
+        self._adapter, self._captures, self._stopwatch = adapter, captures, stopwatch
+        self._recorders = {n: Recorder() for n in captures.encoder}
+        self._switch = Switch([])
+        self._making: Encoding | None = None
+        self._known: list[tuple[Tensor, Mark]] | None = None  # what the current `generate` has encoded
+
+    def install(self, hooks: Hooks) -> None:
+        adapter, captures = self._adapter, self._captures
+        hooks.before(adapter.encoder, self._before_encoder)
+        hooks.after(adapter.encoder, lambda *_: self._stopwatch.stop("encode"))
+        hooks.before(adapter.connector, self._before_connector)
+        if captures.class_features:
+            hooks.after(adapter.encoder_layers[adapter.info.feature_layer], self._after_feature_layer)
+        for number in captures.encoder_hidden:
+            hooks.after(adapter.encoder_layers[number], bind(self._after_layer, number))
+        for number, recorder in self._recorders.items():
+            attach(adapter.encoder_attention(number), recorder)
+        self._switch = Switch([adapter.encoder_attention(n) for n in self._recorders])
+
+    def uninstall(self) -> None:
+        self._switch.off()
+        for number, recorder in self._recorders.items():
+            detach(self._adapter.encoder_attention(number), recorder)
+
+    def remember(self, on: bool) -> None:
+        """While on, encoded pictures are also known by their values, should a model spread over devices move them."""
+        self._known = [] if on else None
+
+    def encode(self, original: Any, inputs: dict[str, Any]) -> tuple[Any, Encoding]:
+        """The output of `original(**inputs)` with its pictures marked, and the encoding behind them."""
+        if self._captures.reads_encoder:
+            self._adapter.check_encoding(inputs)
+        encoding = self._making = Encoding(pixels=inputs.get("pixel_values"))
+        self._switch.on()
+        try:
+            output = original(**inputs)
+            encoding.attention = {n: r.taken() for n, r in self._recorders.items()}
+        finally:
+            self._switch.off()
+            self._making = None
+            for recorder in self._recorders.values():
+                recorder.clear()
+        for number, picture in enumerate(getattr(output, "pooler_output", ())):
+            picture.tessella_encoding = (encoding, number)
+            if self._known is not None:
+                self._known.append((picture, (encoding, number)))
+        return output, encoding
+
+    def behind(self, inputs: dict[str, Any]) -> tuple[Encoding | None, Tensor | None]:
+        """The encoding behind a forward's `mm_encoder_outputs`, and which of its items each picture is.
+
+        None for the items: all of them in order. Beam search and sampling repeat the list of encoded pictures, not
+        the tensors in it.
+        """
+        output = (inputs.get("mm_encoder_outputs") or {}).get("image")
+        if output is None:
+            return None, None
+        known = self._known or []
+        marks = [getattr(p, "tessella_encoding", None) or _find(p, known) for p in output.pooler_output]
+        found = [m for m in marks if m is not None]
+        if not found or len(found) < len(marks) or any(m[0] is not found[0][0] for m in found):
+            return None, None  # encoded elsewhere, or changed since
+        encoding, items = found[0][0], [number for _, number in found]
+        if not encoding.shows(self._captures):
+            return None, None  # made under a pipeline that asked for less
+        in_order = encoding.pixels is not None and items == list(range(len(encoding.pixels)))
+        return encoding, None if in_order else torch.tensor(items)
+
+    def _before_encoder(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self._stopwatch.start("encode", next(module.parameters()).device)
+
+    def _before_connector(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._making is not None:
+            self._making.features = args[0] if args else next(iter(kwargs.values()))
+
+    def _after_feature_layer(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if self._making is not None:
+            self._making.class_features = (output[0] if isinstance(output, tuple) else output)[:, 0]
+
+    def _after_layer(self, number: int, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if self._making is not None:
+            self._making.hidden[number] = output[0] if isinstance(output, tuple) else output
+
+
+def _find(picture: Tensor, generated: list[tuple[Tensor, Mark]]) -> Mark | None:
+    same = (m for t, m in generated if t.shape == picture.shape and torch.equal(t.to(picture.device), picture))
+    return next(same, None)

@@ -1,0 +1,270 @@
+"""The hooks of a run on its model, and what they do in each forward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.errors import UnsupportedError
+from ..core.layout import Layout
+from ..models.adapter import Adapter
+from .cache import check_cache, ledger_of
+from .capture import Recorder, Switch, attach, detach
+from .decision import Prompt
+from .encoder import EncoderWatch
+from .forward import Continuing, Reading
+from .generation import check_generate, check_trainable
+from .hooks import Hooks, bind, by_name
+from .plan import Plan
+from .report import Totals
+from .threads import ThreadGuard
+from .timing import Stopwatch
+from .view import Sources
+
+
+class Session:
+    """A plan at work on one model: installed, it turns every forward into a reading or a continuation.
+
+    `prompt` is the last one read, `totals` and `unsummed` are what the report is made of.
+    """
+
+    def __init__(self, model: nn.Module, adapter: Adapter, plan: Plan, number: int) -> None:
+        self.prompt: Prompt | None = None
+        self.stopwatch = Stopwatch()
+        self.totals = Totals()
+        self.unsummed: list[Prompt] = []
+        self._model, self._adapter, self._plan, self._number = model, adapter, plan, number
+        self._hooks = Hooks()
+        self._encoder = EncoderWatch(adapter, plan.captures, self.stopwatch)
+        self._decoder_recorders = {n: Recorder() for n in plan.captures.decoder}
+        self._decoder_switch = Switch([])
+        self._sources = Sources()
+        self._state: Reading | Continuing | None = None
+        self._rewritten = False
+        self._inside = False  # a forward of the entry is running, so that decoder layers belong to `_state`
+        self._new_prompt = True  # the next forward does not continue the last prompt
+        self._logits_to_keep: Any = 0
+        self._guard = ThreadGuard()
+
+    def install(self) -> None:
+        adapter, hooks = self._adapter, self._hooks
+        hooks.before(adapter.entry, self._before_entry)
+        hooks.after(adapter.entry, self._after_entry, always=True)
+        hooks.before(adapter.language_model, self._before_language_model)
+        hooks.after(adapter.language_model, self._after_language_model)
+        for number, layer in enumerate(adapter.decoder_layers):
+            hooks.before(layer, bind(self._before_layer, number))
+        for method, point in self._plan.observers:
+            module = adapter.decoder_layers[point.layer].get_submodule(point.module)
+            hooks.after(module, bind(self._after_observed, (method, point)))
+        top = _top_of(self._model, adapter.entry)
+        if top is not None:
+            hooks.before(top, self._before_top)
+            hooks.override(top, "generate", top.generate, self._generate)
+            hooks.override(top, "_loss_function", top.loss_function, self._loss)
+        hooks.override(adapter.entry, "get_image_features", adapter.entry.get_image_features, self._encode)
+        self._encoder.install(hooks)
+        for number, recorder in self._decoder_recorders.items():
+            attach(adapter.decoder_attention(number), recorder)
+        self._decoder_switch = Switch([adapter.decoder_attention(n) for n in self._decoder_recorders])
+
+    def uninstall(self) -> None:
+        self._decoder_switch.off()
+        self._encoder.uninstall()
+        self._hooks.remove()
+        for number, recorder in self._decoder_recorders.items():
+            detach(self._adapter.decoder_attention(number), recorder)
+        self._sources = Sources()
+        self._state = None
+
+    # -- hooks, in the order in which they fire ----------------------------------------------------------------------
+
+    def _generate(self, original: Any, *args: Any, **kwargs: Any) -> Any:
+        kwargs = by_name(original, args, kwargs)
+        check_generate(original.__self__, kwargs)
+        with self._guard.held():
+            self._new_prompt = True
+            self._encoder.remember(True)
+            try:
+                return self._generate_rewritten(original, kwargs) if self._plan.rewriters else original(**kwargs)
+            finally:
+                self._encoder.remember(False)
+                if self._inside:  # interrupted: hooks that always fire do not fire after a KeyboardInterrupt
+                    self._end_forward()
+
+    def _generate_rewritten(self, original: Any, kwargs: dict[str, Any]) -> Any:
+        before: Any = kwargs.get("input_ids", kwargs.get("inputs"))
+        kwargs = self._rewrite(kwargs)
+        after: Any = kwargs.get("input_ids", kwargs.get("inputs"))
+        self._rewritten = True
+        try:
+            out = original(**kwargs)
+        finally:
+            self._rewritten = False
+        sequences = out if isinstance(out, Tensor) else out.sequences
+        repeats = len(sequences) // len(before)
+        sequences = torch.cat([before.repeat_interleave(repeats, dim=0), sequences[:, after.shape[1] :]], dim=1)
+        if isinstance(out, Tensor):
+            return sequences
+        out.sequences = sequences
+        return out
+
+    def _rewrite(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        for part in self._plan.rewriters:
+            inputs = part.method.rewrite(inputs, part.budget, self._adapter.entry.get_image_features)  # type: ignore[attr-defined]
+        return inputs
+
+    def _encode(self, original: Any, *args: Any, **kwargs: Any) -> Any:
+        with self._guard.held():
+            output, encoding = self._encoder.encode(original, by_name(original, args, kwargs))
+        if isinstance(self._state, Reading):
+            self._sources.encoding = encoding
+        return output
+
+    def _before_top(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._logits_to_keep = by_name(module.forward, args, kwargs).get("logits_to_keep", 0)
+
+    def _before_entry(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._guard.enter()
+        self._state, self._inside = None, True
+        inputs = by_name(module.forward, args, kwargs)
+        changed = None
+        cache = inputs.get("past_key_values")
+        ledger = ledger_of(cache)
+        is_prefill = ledger is None and (cache is None or cache.get_seq_length() == 0)
+        if is_prefill and self._plan.rewriters and not self._rewritten and inputs.get("pixel_values") is not None:
+            inputs = changed = self._rewrite(inputs)
+        encoding, items = self._encoder.behind(inputs)
+        if encoding is not None and encoding.pixels is not None:
+            inputs = {**inputs, "pixel_values": encoding.pixels if items is None else encoding.pixels[items]}
+        layout = self._adapter.layout(inputs)
+        has_visual = layout is not None and sum(layout.num_tokens) > 0
+        if not is_prefill and has_visual:
+            raise UnsupportedError(
+                "this forward brings new visual tokens on a cache that already holds a prompt; a reduction is decided "
+                "once a prompt. Start with an empty cache and the whole conversation."
+            )
+        if ledger is not None:
+            if ledger.owner != self._number:
+                raise UnsupportedError(
+                    "this cache was made by another run; use it inside that run or start an empty one."
+                )
+            if ledger.broken:
+                raise UnsupportedError(
+                    "a forward on this cache broke off, so its layers hold different steps; start with an empty cache."
+                )
+            mask = inputs.get("attention_mask")
+            if mask is not None and mask.ndim != 2:
+                raise UnsupportedError(
+                    f"an attention_mask of {mask.ndim} dimensions on a reduced cache: layers hold different tokens, so "
+                    "each needs a mask of its own. Give the two-dimensional mask of the whole conversation, or none."
+                )
+            ids = inputs.get("input_ids")
+            tokens: Any = ids if ids is not None else inputs["inputs_embeds"]
+            self._state = Continuing(self._adapter, ledger, mask, tokens.shape[1])
+            ledger.running = True
+        elif has_visual:
+            check_cache(cache)
+            assert layout is not None
+            self._begin_reading(inputs, layout)
+            self._sources.encoding, self._sources.items = encoding, items
+        return None if changed is None else ((), changed)
+
+    def _begin_reading(self, inputs: dict[str, Any], layout: Layout) -> None:
+        check_trainable(self._adapter)
+        replay = self.prompt if self._continues(inputs) else None
+        self._new_prompt = False
+        self._clear_sources()
+        self._sources.inputs = inputs
+        steps = [] if replay else self._plan.steps(self._adapter, layout)
+        self._state = Reading(self._adapter, steps, layout, self._sources, self._plan.positions, self.stopwatch, replay)
+        self._decoder_switch.on()
+
+    def _continues(self, inputs: dict[str, Any]) -> bool:
+        """True for a forward without a cache that reads the last prompt again, with tokens added."""
+        use_cache = inputs.get("use_cache")
+        use_cache = self._adapter.language_model.config.use_cache if use_cache is None else use_cache
+        if use_cache or inputs.get("past_key_values") is not None or self._new_prompt:
+            return False
+        return self.prompt is not None and self.prompt.continues_as(inputs)
+
+    def _before_language_model(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if self._state is not None and self._inside:
+            part = "prefill" if isinstance(self._state, Reading) else "decode"
+            self.stopwatch.start(part, self._device())
+
+    def _before_layer(self, layer: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._state is None or not self._inside:
+            return None
+        hidden = args[0] if args else kwargs["hidden_states"]
+        hidden, fitted = self._state.before_layer(layer, hidden, kwargs)
+        if args:
+            return (hidden, *args[1:]), fitted
+        return args, {**fitted, "hidden_states": hidden}
+
+    def _after_observed(self, bound: tuple[Any, Any], module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if isinstance(self._state, Reading) and self._inside:
+            self._state.observe(*bound, output[0] if isinstance(output, tuple) else output)
+
+    def _after_language_model(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if not self._inside:
+            return
+        if isinstance(self._state, Reading):
+            self.stopwatch.stop("prefill")
+            self._state.check_logits_to_keep(self._logits_to_keep)
+            self._state.finish(self._number)
+            before, self.prompt = self.prompt, self._state.prompt
+            if self._state.is_replay:
+                assert before is not None
+                self.totals.decoded_tokens += self.prompt.segments[0].length - before.segments[0].length
+                return
+            self.unsummed.append(self.prompt)
+            if len(self.unsummed) > 8:  # long since computed, so reading it back waits for nothing
+                self.totals.add(self.unsummed.pop(0).record())
+        elif isinstance(self._state, Continuing):
+            self.stopwatch.stop("decode")
+            self._state.finish()
+            self.totals.decoded_tokens += self._state.num_new
+
+    def _after_entry(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if self._guard.is_mine():  # a refused thread leaves the forward of the other one alone
+            self._end_forward()
+
+    def _end_forward(self) -> None:
+        self._inside, self._logits_to_keep = False, 0
+        self._decoder_switch.off()
+        self._clear_sources()
+        self.stopwatch.abandon()
+        if self._state is not None:
+            self._state.close(self._number)
+        self._guard.leave()
+
+    def _loss(self, original: Any, *args: Any, **kwargs: Any) -> Any:
+        labels = kwargs.get("labels")
+        if self._state is not None and labels is not None:
+            if self._rewritten or self._plan.rewriters:
+                raise UnsupportedError("labels cannot be cut for a pipeline that rewrites the inputs.")
+            ignore, shifted = kwargs.get("ignore_index", -100), kwargs.get("shift_labels")
+            kwargs["labels"] = self._state.cut_labels(labels, ignore)
+            if shifted is not None:  # each token's successor, which the cut changes: shift back, cut, shift again
+                unshifted = nn.functional.pad(shifted[:, :-1], (1, 0), value=ignore)
+                cut = self._state.cut_labels(unshifted, ignore)
+                kwargs["shift_labels"] = torch.cat([cut[:, 1:], shifted[:, -1:]], dim=1)
+        return original(*args, **kwargs)
+
+    # -- helpers -----------------------------------------------------------------------------------------------------
+
+    def _clear_sources(self) -> None:
+        for recorder in self._decoder_recorders.values():
+            recorder.clear()
+        self._sources = Sources(decoder=self._decoder_recorders)
+
+    def _device(self) -> torch.device:
+        return next(self._adapter.entry.parameters()).device
+
+
+def _top_of(model: nn.Module, entry: nn.Module) -> Any:
+    """The generating model whose child is the entry module."""
+    return next((m for m in model.modules() if hasattr(m, "generate") and any(c is entry for c in m.children())), None)
