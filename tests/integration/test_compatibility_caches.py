@@ -140,19 +140,20 @@ def test_copy_of_a_cache(model: Any, at_layer: int, positions: str) -> None:
 
 
 def test_rows_of_a_cache(model: Any) -> None:
-    """batch_select_indices and batch_repeat_interleave take the decision along."""
+    """batch_select_indices, batch_repeat_interleave and reorder_cache take the decision along."""
     inputs = tiny_inputs((1, 2), padding="left")
     rows = oracles(model, inputs, kept_by_norm(model, inputs, KEEP, 2), 2, "compact")
     with tessella.reduce(model, Norm(2), keep=KEEP):
         cache = model(**_with_positions(inputs)).past_key_values
         cache.batch_select_indices(torch.tensor([1, 0]))
         cache.batch_repeat_interleave(2)
-        mask = inputs["attention_mask"][[1, 1, 0, 0]]
+        cache.reorder_cache(torch.tensor([2, 0, 3, 1]))
+        mask = inputs["attention_mask"][[0, 1, 0, 1]]
         mask = torch.cat([mask, torch.ones(4, 1).long()], dim=1)
         new = torch.tensor([[33], [34], [35], [36]])
         where = mask.sum(dim=1, keepdim=True) - 1
         got = model(input_ids=new, attention_mask=mask, position_ids=where, past_key_values=cache).logits[:, -1]
-    for i, row in enumerate((1, 1, 0, 0)):
+    for i, row in enumerate((0, 1, 0, 1)):
         close(got[i], rows[row].logits([33 + i])[-1])
 
 

@@ -338,9 +338,13 @@ def test_inference_mode(model: Any) -> None:
 def test_layers_called_directly(model: Any) -> None:
     """Decoder and language model called by themselves know nothing of pictures and run as they are."""
     embedded = torch.randn(1, 7, 32)
-    before = model.model.language_model(inputs_embeds=embedded).last_hidden_state
+    decoder = model.model.language_model
+    before = decoder(inputs_embeds=embedded).last_hidden_state
+    rotary = decoder.rotary_emb(embedded, torch.arange(7)[None])
+    single = decoder.layers[3](embedded, position_embeddings=rotary)
     with tessella.reduce(model, Norm(2), keep=KEEP) as run:
         model(**tiny_inputs())
+        assert torch.equal(single, decoder.layers[3](embedded, position_embeddings=rotary))
         after = model.model.language_model(inputs_embeds=embedded)
         assert torch.equal(before, after.last_hidden_state)
         assert type(after.past_key_values) is DynamicCache
