@@ -10,7 +10,7 @@ from tessella.mini.train import Trainer, parse, shrink, split_batch
 
 
 def _trainer() -> Trainer:
-    return Trainer(parse(["--look", "4", "--talk", "8", "--size", "4", "--part", "2"]))
+    return Trainer(parse(["--look", "4", "--talk", "8", "--size", "4", "--polish", "3", "--part", "2"]))
 
 
 def test_a_run_from_a_checkpoint_equals_a_run_without_a_break(tmp_path: Path) -> None:
@@ -35,16 +35,18 @@ def test_a_run_from_a_checkpoint_equals_a_run_without_a_break(tmp_path: Path) ->
 def test_stages_follow_each_other_and_rates_fall() -> None:
     trainer = _trainer()
     seen, rates = [], []
-    for trainer.step in range(16):
+    for trainer.step in range(19):
         stage, step = trainer.find_stage()
         seen.append((stage.name, step))
         rates.append(trainer.set_rate(stage, step))
-    assert seen == [("look", i) for i in range(4)] + [("talk", i) for i in range(8)] + [("size", i) for i in range(4)]
-    assert rates[12:] == sorted(rates[12:], reverse=True)
+    assert [stage for stage, _ in seen] == ["look"] * 4 + ["talk"] * 8 + ["size"] * 4 + ["polish"] * 3
+    assert [step for _, step in seen] == [*range(4), *range(8), *range(4), *range(3)]
+    assert rates[12:16] == sorted(rates[12:16], reverse=True)
     assert rates[15] < 0.3 * rates[12]
+    trainer.set_rate(trainer.stages[1], 0)
     encoder, rest = (group["lr"] for group in trainer.optimizers[1].param_groups[::-1])
     assert encoder == 0.3 * rest
-    trainer.step = 16
+    trainer.step = 19
     assert trainer.find_stage() is None
 
 

@@ -15,6 +15,7 @@ import random
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ from tessella.mini.muon import Muon
 from tessella.mini.world import COLOURS, PATCH
 
 LOOK_WEIGHTS = {"reading": 3.0, "digit": 1.5, "count": 2.0, "relation": 1.0, "existence": 1.5, "colour": 1.0}
-SIZE_WEIGHTS = WEIGHTS | {  # what is learned last gets more of the last stage
+SIZE_WEIGHTS = WEIGHTS | {  # what is learned last gets more of the last stages
     "colour": 0.4,
     "shape": 0.4,
     "place": 2.0,
@@ -43,9 +44,10 @@ SIZE_WEIGHTS = WEIGHTS | {  # what is learned last gets more of the last stage
     "digit": 1.5,
     "reading": 2.6,
 }
-SMALL_SHARE = 0.4  # of the batches of the last stage
+POLISH_WEIGHTS = SIZE_WEIGHTS | {"place": 0.8, "relation": 4.0, "count": 3.0, "digit": 3.0, "reading": 2.0}
+DIGIT_WEIGHT = 3.0  # of patches with a digit in the dense losses: digits are the last that the encoder tells apart
 GROUND_WEIGHT = 0.25  # of patches without an object in the dense losses
-AUXILIARY_WEIGHT = 0.2
+AUXILIARY_WEIGHT = 0.4
 CHECKPOINT_S = 180.0
 
 
@@ -59,6 +61,8 @@ class Stage:
     warmup: int
     last: float  # share of the steps over which the learning rate falls
     floor: float  # share of the learning rate that is left at the end
+    small: float  # share of the batches whose pictures are made smaller
+    kinds: dict[str, float]  # how often each kind of question is asked
 
 
 class Heads(nn.Module):
@@ -78,6 +82,7 @@ class Heads(nn.Module):
         normed = self.norm(hidden)
         things, colours, slots, rows, columns, centres = self.dense(normed[:, 1:]).float().split(self.sizes, dim=-1)
         weight = torch.where(batch["things"] > 0, 1.0, GROUND_WEIGHT)
+        weight = torch.where((batch["things"] >= 49) & (batch["things"] < 59), DIGIT_WEIGHT, weight)
         weight = weight / weight.sum()
 
         def dense(logits: Tensor, target: Tensor) -> Tensor:
@@ -105,9 +110,10 @@ class Trainer:
         self.model: LlavaForConditionalGeneration = build_model(self.processor, options.seed)
         self.heads = Heads(self.model.config.vision_config.hidden_size)
         self.stages = (
-            Stage("look", options.look, 48, 2e-3, 1.0, 60, 0.25, 0.3),
-            Stage("talk", options.talk, 32, 1e-3, 0.3, 100, 0.6, 0.5),
-            Stage("size", options.size, 32, 5e-4, 0.3, 1, 1.0, 0.01),
+            Stage("look", options.look, 48, 2e-3, 1.0, 60, 0.25, 0.3, 0.0, LOOK_WEIGHTS),
+            Stage("talk", options.talk, 32, 1e-3, 0.3, 100, 0.6, 0.5, 0.0, WEIGHTS),
+            Stage("size", options.size, 32, 5e-4, 0.3, 1, 1.0, 0.01, 0.4, SIZE_WEIGHTS),
+            Stage("polish", options.polish, 32, 6e-4, 1.0, 30, 1.0, 0.01, 0.3, POLISH_WEIGHTS),
         )
         self.optimizers = self._build_optimizers()
         self.layers: tuple[DecoderLayer, DecoderLayer] = (run_decoder_layer, run_last_layer)
@@ -151,7 +157,7 @@ class Trainer:
         tensors = {name: torch.from_numpy(value) for name, value in vars(batch).items()}
         pixels = tensors["pixels"].permute(0, 3, 1, 2).float().contiguous(memory_format=torch.channels_last) / 255
         chance = random.Random(f"{self.options.seed}/size/{self.step}")
-        small = stage.name == "size" and chance.random() < SMALL_SHARE
+        small = chance.random() < stage.small
         if small:
             pixels = shrink(pixels, chance)
         pixels = (pixels - torch.tensor(IMAGE_MEAN)[:, None, None]) / torch.tensor(IMAGE_STD)[:, None, None]
@@ -243,16 +249,15 @@ def shrink(pixels: Tensor, chance: random.Random) -> Tensor:
     return F.interpolate(pixels, size=sides, mode=mode, antialias=True).clamp(0, 1)
 
 
-def produce(queue: Any, options: argparse.Namespace, bounds: list[tuple[str, int, int]], first: int) -> None:
+def produce(queue: Any, seed: int, stages: Sequence[Stage], first: int) -> None:
     """Draw the batches of all steps from `first` on, in a process of their own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     tokenizer = build_processor().tokenizer
     start = 0
-    for name, steps, size in bounds:
-        for step in range(max(first - start, 0), steps):
-            weights = {"look": LOOK_WEIGHTS, "talk": WEIGHTS, "size": SIZE_WEIGHTS}[name]
-            queue.put(draw_batch(tokenizer, f"{options.seed}/{name}/{step}", size, weights))
-        start += steps
+    for stage in stages:
+        for step in range(max(first - start, 0), stage.steps):
+            queue.put(draw_batch(tokenizer, f"{seed}/{stage.name}/{step}", stage.batch, stage.kinds))
+        start += stage.steps
 
 
 def train(options: argparse.Namespace) -> None:
@@ -265,8 +270,7 @@ def train(options: argparse.Namespace) -> None:
         trainer.load_checkpoint(checkpoint)
     context = multiprocessing.get_context("spawn")
     queue = context.Queue(maxsize=8)
-    bounds = [(stage.name, stage.steps, stage.batch) for stage in trainer.stages]
-    producer = context.Process(target=produce, args=(queue, options, bounds, trainer.step), daemon=True)
+    producer = context.Process(target=produce, args=(queue, options.seed, trainer.stages, trainer.step), daemon=True)
     producer.start()
     stop: list[int] = []
     for name in (signal.SIGINT, signal.SIGTERM):
@@ -305,7 +309,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train the embedded model.")
     parser.add_argument("--look", type=int, default=1500, help="steps of the first stage")
     parser.add_argument("--talk", type=int, default=2500, help="steps of the second stage")
-    parser.add_argument("--size", type=int, default=800, help="steps of the last stage")
+    parser.add_argument("--size", type=int, default=800, help="steps of the third stage")
+    parser.add_argument("--polish", type=int, default=950, help="steps of the fourth stage")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and of all pictures")
     parser.add_argument("--threads", type=int, default=2, help="parts of a batch that run side by side")
     parser.add_argument("--part", type=int, default=4, help="pictures in a part of a batch")
