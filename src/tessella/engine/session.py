@@ -127,6 +127,8 @@ class Session:
         self._logits_to_keep = by_name(module.forward, args, kwargs).get("logits_to_keep", 0)
 
     def _before_entry(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._inside and self._guard.is_mine():  # an interrupted forward: its last hook did not fire
+            self._end_forward()
         self._guard.enter()
         self._state, self._inside = None, True
         inputs = by_name(module.forward, args, kwargs)
