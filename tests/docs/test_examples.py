@@ -32,20 +32,3 @@ def test_python_blocks_run(page: str, tmp_path: Path) -> None:
         assert text in done.stdout
     for name in files:
         assert (tmp_path / name).stat().st_size > 1000
-
-
-def test_every_export_works_twice_in_a_fresh_process() -> None:
-    code = (
-        "import tessella\n"
-        "for _ in range(2):\n"
-        "    for name in tessella.__all__:\n"
-        "        assert callable(getattr(tessella, name)), name\n"
-        "    m, _p = tessella.load('mini')\n"
-        "    with tessella.reduce(m, 'none'): pass\n"
-        "    tessella.apply(m, 'none'); assert tessella.current_run(m); tessella.remove(m)\n"
-        "    assert tessella.can_apply(m, 'fastv') and tessella.methods() and tessella.make('fastv')\n"
-        "    assert str(tessella.parse('fastv@3:0.5')) == 'fastv@3:0.5'\n"
-        "assert len(tessella.__all__) <= 15\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]

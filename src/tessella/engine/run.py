@@ -22,7 +22,7 @@ from ..pictures.saving import save_picture
 from .decision import Prompt
 from .plan import Plan, make_plan, mean_keep_ratio
 from .report import Report
-from .session import Session
+from .wiring import Wiring
 
 _active: WeakKeyDictionary[nn.Module, list[Run]] = WeakKeyDictionary()
 _numbers = itertools.count(1)
@@ -46,7 +46,7 @@ class Run:
         self.pipeline = pipeline
         self._adapter = find_adapter(model)
         self._plan: Plan = make_plan(self._adapter, pipeline, positions)
-        self._session = Session(model, self._adapter, self._plan, next(_numbers))
+        self._wiring = Wiring(model, self._adapter, self._plan, next(_numbers))
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -55,10 +55,10 @@ class Run:
         if self in stack:
             raise UnsupportedError("this run is already active; make another with tessella.reduce.")
         if stack:
-            stack[-1]._session.uninstall()
+            stack[-1]._wiring.uninstall()
         stack.append(self)
         try:
-            self._session.install()
+            self._wiring.install()
         except BaseException:
             self.__exit__()
             raise
@@ -75,9 +75,9 @@ class Run:
             return
         was_innermost = stack[-1] is self
         stack.remove(self)
-        self._session.uninstall()
+        self._wiring.uninstall()
         if stack and was_innermost:
-            stack[-1]._session.install()
+            stack[-1]._wiring.install()
         if not stack:
             _active.pop(self._adapter.entry, None)
 
@@ -85,13 +85,13 @@ class Run:
 
     @property
     def report(self) -> Report:
-        for prompt in self._session.unsummed:
-            self._session.totals.add(prompt.record())
-        self._session.unsummed.clear()
-        totals = self._session.totals
+        for prompt in self._wiring.unsummed:
+            self._wiring.totals.add(prompt.record())
+        self._wiring.unsummed.clear()
+        totals = self._wiring.totals
         budgets = [str(p.budget) for p in self.pipeline.parts if p.budget]
         ratio = totals.tokens_kept / totals.tokens_in if totals.tokens_in else 1.0
-        used = {s.positions for s in self._session.prompt.segments[1:]} if self._session.prompt else set()
+        used = {s.positions for s in self._wiring.prompt.segments[1:]} if self._wiring.prompt else set()
         return Report(
             pipeline=str(self.pipeline),
             positions="/".join(sorted(used)) or "original",
@@ -105,7 +105,7 @@ class Run:
             cache_bytes=totals.cache_bytes,
             full_cache_bytes=totals.full_cache_bytes,
             decoded_tokens=totals.decoded_tokens,
-            ms=self._session.stopwatch.milliseconds(),
+            ms=self._wiring.stopwatch.milliseconds(),
             notes=self._plan.notes,
             last=totals.last,
         )
@@ -125,7 +125,7 @@ class Run:
     @property
     def num_cuts(self) -> int:
         """Cuts made in the last prompt; 0 before the first."""
-        return len(self._session.prompt.decisions) if self._session.prompt else 0
+        return len(self._wiring.prompt.decisions) if self._wiring.prompt else 0
 
     def expand(self, logits: Tensor, fill: float = float("nan")) -> Tensor:
         """Logits `[B, R, C]` of the last prompt's shortened sequence as `[B, S, C]`; dropped places hold `fill`."""
@@ -161,9 +161,9 @@ class Run:
         return sheet
 
     def _last(self) -> Prompt:
-        if self._session.prompt is None:
+        if self._wiring.prompt is None:
             raise UnsupportedError("no prompt with pictures has been read under this run yet.")
-        return self._session.prompt
+        return self._wiring.prompt
 
 
 def active_run(model: nn.Module) -> Run | None:

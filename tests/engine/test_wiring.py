@@ -1,4 +1,4 @@
-"""What a session does when forwards break off."""
+"""What the wiring does when forwards break off."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from .timing import Stopwatch
 from .view import Sources
 
 
-class Session:
+class Wiring:
     """A plan at work on one model: installed, it turns every forward into a reading or a continuation.
 
     `prompt` is the last one read, `totals` and `unsummed` are what the report is made of.
