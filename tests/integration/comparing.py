@@ -22,8 +22,12 @@ def generate(model: Any, inputs: dict[str, Any], steps: int = STEPS, **kwargs: A
     return out[:, inputs["input_ids"].shape[1] :].tolist()
 
 
-def close(ours: Tensor, theirs: Tensor, tolerance: float = 1e-5) -> None:
-    """Asserts that two tensors are equal up to `tolerance`, absolute and relative."""
+def close(ours: Tensor, theirs: Tensor, tolerance: float = 1e-4) -> None:
+    """Asserts that two tensors are equal up to `tolerance`, absolute and relative.
+
+    Logits are of size 4; float32 sums taken in another order (other kernels, other thread counts) were seen to differ
+    by 2e-5, a wrong mask or position by more than 1e-2.
+    """
     torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=tolerance)
 
 
