@@ -125,11 +125,21 @@ def test_a_batch_gives_the_answers_of_its_samples(
     assert answer(model, processor, samples) == [answer(model, processor, [item])[0] for item in samples]
 
 
-FLOORS = {"colour": 0.0}
+FLOORS = {  # a few points below what 2,000 questions a type give
+    "colour": 0.95,
+    "shape": 0.95,
+    "place": 0.9,
+    "relation": 0.9,
+    "count": 0.75,
+    "existence": 0.9,
+    "digit": 0.8,
+    "reading": 0.7,
+}
 
 
 def test_accuracy_of_the_shipped_weights(processor: LlavaProcessor, model: LlavaForConditionalGeneration) -> None:
-    table = measure(model, processor, per_type=40)
+    table = measure(model, processor, per_type=24)
+    assert set(FLOORS) == set(table)
     for kind, floor in FLOORS.items():
         assert table[kind]["accuracy"] >= floor, (kind, table[kind])
 
@@ -139,4 +149,4 @@ def test_without_the_picture_the_model_knows_nothing(
 ) -> None:
     table = measure(model, processor, per_type=40, blind=True)
     for kind, row in table.items():
-        assert row["accuracy"] <= row["constant"] + 0.2, (kind, row)
+        assert row["accuracy"] <= row["constant"] + 0.15, (kind, row)
