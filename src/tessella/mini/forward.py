@@ -121,9 +121,13 @@ def decode(
 
 
 def build_mask(segments: Tensor, prefix: int) -> Tensor:
-    """Additive mask [B, 1, N - prefix, N]: causal, and between tokens of one segment or towards segment 0."""
+    """Additive mask [B, 1, N - prefix, N]: causal, and between tokens of one segment or towards segment 0.
+
+    Tokens of a negative segment see the first two tokens of segment 0, not the picture behind them.
+    """
     length = segments.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool).tril()[prefix:]
     same = segments[:, prefix:, None] == segments[:, None, :]
-    allowed = causal & (same | (segments[:, None, :] == 0))
+    seen = (segments[:, prefix:, None] >= 0) | (torch.arange(length) < 2)
+    allowed = causal & (same | ((segments[:, None, :] == 0) & seen))
     return torch.zeros(allowed.shape).masked_fill(~allowed, -1e4)[:, None]

@@ -1,12 +1,16 @@
 """Training batches: pictures with several packed questions, and labels for every patch, for the auxiliary losses.
 
 Packing: one sequence holds the picture and then questions, each of which sees the picture and itself only and starts
-at the position right behind the picture, so that every question is trained exactly as it is asked later.
+at the position right behind the picture, so that every question is trained exactly as it is asked later. A few questions
+are blind: they see themselves only, and stand either behind the gap that the picture leaves or right behind the start.
+
+A crowd is a picture with many objects of one sort, of which many questions can be asked: it shows the encoder six digits
+instead of one, and gives counts of three and more their share.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from random import Random
 
@@ -15,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tessella.mini.model import ASSISTANT, BOS, END, IMAGE, NUM_VISUAL, PAD, USER
 from tessella.mini.questions import Question, ask, draw_sample
-from tessella.mini.world import COLOURS, LETTERS, PATCH, SHAPES, SIDE, Item, Scene
+from tessella.mini.world import COLOURS, LETTERS, PATCH, SHAPES, SIDE, Item, Scene, Spec, draw_scene, draw_spec
 
 GRID = SIDE // PATCH
 PREFIX = NUM_VISUAL + 2  # tokens before the first question: start, user, picture
@@ -24,6 +28,8 @@ NUM_TAGS = len(COLOURS) * len(SHAPES) + 10 + 26  # what a picture holds: coloure
 NUM_THINGS = 1 + NUM_TAGS  # what a patch shows; 0 is ground
 NUM_SLOTS = 1 + 2 + 3 + 4  # place of a letter in a word of 2, 3 or 4; 0 is no letter
 CAPITALISED = 0.1  # share of questions that start with a capital letter
+BLIND = 0.08  # share of questions that do not see the picture
+CROWDS = {"digit": 0.5, "shape": 0.4, "word": 0.1}  # how often a crowd is of a sort
 # How often a picture is made for a question of a kind, and how often a further question is of that kind.
 WEIGHTS = {
     "colour": 0.6,
@@ -46,7 +52,7 @@ class Batch:
     input_ids: np.ndarray  # [B, N]
     labels: np.ndarray  # [B, N], the token that follows, -100 where no answer is
     positions: np.ndarray  # [B, N]
-    segments: np.ndarray  # [B, N], 0 for the picture, then 1, 2, ...; all 0 in a conversation
+    segments: np.ndarray  # [B, N], 0 for the picture, then 1, 2, ...; negative if blind; all 0 in a conversation
     tags: np.ndarray  # [B, 84] of 0 and 1
     things: np.ndarray  # [B, 196]
     colours: np.ndarray  # [B, 196]
@@ -54,15 +60,28 @@ class Batch:
     centres: np.ndarray  # [B, 196] of 0 and 1
 
 
-def draw_batch(tokenizer: PreTrainedTokenizerFast, seed: str, size: int, weights: dict[str, float] = WEIGHTS) -> Batch:
-    """The batch of a seed; a fifth of the batches are conversations in which questions see those before them."""
+def draw_batch(
+    tokenizer: PreTrainedTokenizerFast,
+    seed: str,
+    size: int,
+    weights: dict[str, float] = WEIGHTS,
+    crowds: float = 0.0,
+) -> Batch:
+    """The batch of a seed; a fifth of the batches are conversations in which questions see those before them.
+
+    `crowds` is the share of the pictures that are crowds.
+    """
     rng = Random(seed)
     kinds, shares = list(weights), list(weights.values())
     conversation = rng.random() < 0.2
     rows = []
     for _ in range(size):
-        scene, question = draw_sample(rng.choices(kinds, shares)[0], rng, "train")
-        questions = {question.text: question}
+        if rng.random() < crowds:
+            scene, first = draw_crowd(rng)
+        else:
+            scene, question = draw_sample(rng.choices(kinds, shares)[0], rng, "train")
+            first = [question]
+        questions = {question.text: question for question in first}
         for kind in rng.choices(kinds, shares, k=22):
             further = ask(scene, kind, rng)
             if further is not None:
@@ -71,6 +90,23 @@ def draw_batch(tokenizer: PreTrainedTokenizerFast, seed: str, size: int, weights
         rng.shuffle(asked)
         rows.append((scene.pixels, *pack(tokenizer, asked, rng, conversation), *label_patches(scene)))
     return Batch(*(np.stack(column) for column in zip(*rows, strict=True)))
+
+
+def draw_crowd(rng: Random) -> tuple[Scene, list[Question]]:
+    """A training picture of many digits, of a few words, or of shapes in few colours, with the questions it is for."""
+    sort = rng.choices(list(CROWDS), list(CROWDS.values()))[0]
+    kinds = ("count",) if sort == "shape" else ("digit", "reading")
+    while True:
+        if sort == "shape":
+            shapes, colours = rng.sample(SHAPES, 3), rng.sample(tuple(COLOURS), 3)
+            specs = [Spec("shape", rng.choice(colours), shape=rng.choice(shapes)) for _ in range(rng.randint(6, 9))]
+        else:
+            colours = rng.sample(tuple(COLOURS), rng.randint(5, 7) if sort == "digit" else 3)
+            specs = [replace(draw_spec(rng, sort, "train"), colour=colour) for colour in colours]
+        scene = draw_scene(rng, specs)
+        if scene is not None:
+            asked = (ask(scene, kind, rng) for kind in kinds for _ in range(16))
+            return scene, list({question.text: question for question in asked if question is not None}.values())
 
 
 @cache
@@ -103,8 +139,10 @@ def pack(
         ids[start:stop] = prompt + answer
         labels[stop - len(answer) - 1 : stop - 1] = answer
         if not conversation:
-            positions[start:stop] = np.arange(PREFIX, PREFIX + stop - start)
-            segments[start:stop] = index + 1
+            blind = rng.random() < BLIND
+            place = 2 if blind and rng.random() < 0.5 else PREFIX
+            positions[start:stop] = np.arange(place, place + stop - start)
+            segments[start:stop] = -(index + 1) if blind else index + 1
         start = stop
     if not conversation:
         segments[start:] = len(questions) + 1

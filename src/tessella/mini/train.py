@@ -1,13 +1,16 @@
 """Train the embedded model: `python -m tessella.mini.train`. Interrupt it at will, start it again, it goes on.
 
-Four stages: `look` teaches the encoder alone what each patch shows; `talk` trains everything on packed questions, with
+Six stages: `look` teaches the encoder alone what each patch shows; `talk` trains everything on packed questions, with
 the labels of the first stage as auxiliary losses; `size` does the same while some of the pictures are made smaller and
-the learning rate falls to zero; `polish` is a second, shorter fall with more of what is still wrong. No visual token is
-ever dropped: the model has not seen what reductions do.
+the learning rate falls to zero; `polish` is a second, shorter fall with more of what is still wrong. `focus` and
+`finish` are `look` and `polish` again with crowds, for digits and counts. No visual token is ever dropped from a
+question about a picture: the model has not seen what reductions do. Some questions have no picture at all, so that the
+model answers within their type there too.
 
-`weights/training_log.jsonl` is the log of the shipped weights. They were trained in several sittings, and it keeps two
-things that this recipe no longer does: the encoder's matrices learned by AdamW in `look`, and the first half of `talk`
-(to step 2,260) had a rate of 1.5e-3 for all weights, which was too high: the loss stood still.
+`weights/training_log.jsonl` is the log of the shipped weights. They were trained in several sittings, and it keeps three
+things that this recipe no longer does: the encoder's matrices learned by AdamW in `look`; the first half of `talk`
+(to step 2,260) had a rate of 1.5e-3 for all weights, which was too high: the loss stood still; and `focus` started from
+the saved weights in bfloat16 (`--start`), with fresh optimisers and heads.
 """
 
 from __future__ import annotations
@@ -50,6 +53,7 @@ SIZE_WEIGHTS = WEIGHTS | {  # what is learned last gets more of the last stages
     "reading": 2.6,
 }
 POLISH_WEIGHTS = SIZE_WEIGHTS | {"place": 0.8, "relation": 4.0, "count": 3.0, "digit": 3.0, "reading": 2.0}
+FINISH_WEIGHTS = POLISH_WEIGHTS | {"relation": 2.0, "count": 4.0, "digit": 2.0}
 DIGIT_WEIGHT = 3.0  # of patches with a digit in the dense losses: digits are the last that the encoder tells apart
 GROUND_WEIGHT = 0.25  # of patches without an object in the dense losses
 AUXILIARY_WEIGHT = 0.4
@@ -68,6 +72,8 @@ class Stage:
     floor: float  # share of the learning rate that is left at the end
     small: float  # share of the batches whose pictures are made smaller
     kinds: dict[str, float]  # how often each kind of question is asked
+    crowds: float = 0.0  # share of the pictures that are crowds
+    answers: bool = True  # whether questions are answered, or the encoder learns alone
 
 
 class Heads(nn.Module):
@@ -113,12 +119,17 @@ class Trainer:
         self.options = options
         self.processor: LlavaProcessor = build_processor()
         self.model: LlavaForConditionalGeneration = build_model(self.processor, options.seed)
+        if options.start:
+            start = LlavaForConditionalGeneration.from_pretrained(options.start, dtype=torch.float32)
+            self.model.load_state_dict(start.state_dict())
         self.heads = Heads(self.model.config.vision_config.hidden_size)
         self.stages = (
-            Stage("look", options.look, 48, 2e-3, 1.0, 60, 0.25, 0.3, 0.0, LOOK_WEIGHTS),
+            Stage("look", options.look, 48, 2e-3, 1.0, 60, 0.25, 0.3, 0.0, LOOK_WEIGHTS, answers=False),
             Stage("talk", options.talk, 32, 1e-3, 0.3, 100, 0.6, 0.5, 0.0, WEIGHTS),
             Stage("size", options.size, 32, 5e-4, 0.3, 1, 1.0, 0.01, 0.4, SIZE_WEIGHTS),
             Stage("polish", options.polish, 32, 6e-4, 1.0, 30, 1.0, 0.01, 0.3, POLISH_WEIGHTS),
+            Stage("focus", options.focus, 48, 1e-3, 1.0, 60, 0.4, 0.3, 0.0, LOOK_WEIGHTS, 0.7, answers=False),
+            Stage("finish", options.finish, 32, 6e-4, 0.6, 40, 0.9, 0.01, 0.25, FINISH_WEIGHTS, 0.5),
         )
         self.optimizers = self._build_optimizers()
         self.layers: tuple[DecoderLayer, DecoderLayer] = (run_decoder_layer, run_last_layer)
@@ -169,7 +180,7 @@ class Trainer:
         with torch.autocast("cpu", torch.bfloat16):
             hidden, pooled = encode(self.model, pixels, interpolate=small)
             result = {} if small else self.heads.losses(hidden, pooled, tensors)
-            if stage.name != "look":
+            if stage.answers:
                 result = {name: AUXILIARY_WEIGHT * loss for name, loss in result.items()}
                 result["answer"] = self.answer_loss(hidden[:, 1:], tensors, small)
         return result
@@ -177,7 +188,9 @@ class Trainer:
     def answer_loss(self, features: Tensor, batch: dict[str, Tensor], small: bool) -> Tensor:
         cut = PREFIX - 2 - features.shape[1]  # placeholders that a smaller picture does not have
         ids, segments = batch["input_ids"][:, cut:], batch["segments"][:, cut:]
-        positions = torch.cat((batch["positions"][:, : PREFIX - cut], batch["positions"][:, PREFIX:] - cut), dim=1)
+        places = batch["positions"][:, PREFIX:]
+        places = torch.where(places < PREFIX, places, places - cut)  # a blind question may stand before the picture
+        positions = torch.cat((batch["positions"][:, : PREFIX - cut], places), dim=1)
         layers = (run_decoder_layer, run_last_layer) if small else self.layers
         hidden = decode(self.model, features, ids, positions, segments, layers)
         labels = batch["labels"][:, PREFIX:]
@@ -261,7 +274,7 @@ def produce(queue: Any, seed: int, stages: Sequence[Stage], first: int) -> None:
     start = 0
     for stage in stages:
         for step in range(max(first - start, 0), stage.steps):
-            queue.put(draw_batch(tokenizer, f"{seed}/{stage.name}/{step}", stage.batch, stage.kinds))
+            queue.put(draw_batch(tokenizer, f"{seed}/{stage.name}/{step}", stage.batch, stage.kinds, stage.crowds))
         start += stage.steps
 
 
@@ -296,7 +309,7 @@ def train(options: argparse.Namespace) -> None:
             row = {"step": trainer.step, "stage": stage.name, "lr": round(rate, 6), "seconds": round(trainer.seconds)}
             row["pictures_per_s"] = round(pictures / (now - reported), 1)
             row |= {name: round(sum(values) / len(values), 4) for name, values in sums.items()}
-            if stage.name != "look" and (step % options.check < options.report or last):
+            if stage.answers and (step % options.check < options.report or last):
                 row["accuracy"] = trainer.check_quickly(options.quick)
                 save(trainer.model, trainer.processor, options.snapshot)
             with log.open("a") as file:
@@ -316,6 +329,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--talk", type=int, default=2500, help="steps of the second stage")
     parser.add_argument("--size", type=int, default=800, help="steps of the third stage")
     parser.add_argument("--polish", type=int, default=950, help="steps of the fourth stage")
+    parser.add_argument("--focus", type=int, default=800, help="steps of the fifth stage")
+    parser.add_argument("--finish", type=int, default=2200, help="steps of the sixth stage")
+    parser.add_argument("--start", type=Path, help="folder of weights to start from, where there is no checkpoint")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and of all pictures")
     parser.add_argument("--threads", type=int, default=2, help="parts of a batch that run side by side")
     parser.add_argument("--part", type=int, default=4, help="pictures in a part of a batch")
