@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from tessella.mini.forward import decode, encode
-from tessella.mini.lessons import NUM_THINGS, PREFIX, draw_batch, label_patches
+from tessella.mini.lessons import NUM_THINGS, PREFIX, draw_batch, draw_crowd, label_patches
 from tessella.mini.model import build_model, build_processor
 from tessella.mini.questions import draw_sample
 
@@ -24,11 +24,30 @@ def test_packed_questions_give_the_logits_of_separate_prompts() -> None:
     with torch.no_grad():
         hidden, _ = encode(model, pixels)
         packed = model.lm_head(decode(model, hidden[:, 1:], ids, torch.from_numpy(batch.positions), segments))[0]
-        for segment in range(1, 7):
+        for segment in [s for s in range(1, 7) if s in segments[0]]:
             inside = segments[0] == segment
             prompt = torch.cat((ids[:, :PREFIX], ids[:, inside]), dim=1)
             alone = model(input_ids=prompt, pixel_values=pixels, attention_mask=torch.ones_like(prompt)).logits[0]
             torch.testing.assert_close(packed[inside[PREFIX:]], alone[PREFIX:], atol=2e-4, rtol=2e-4)
+
+
+def test_blind_questions_give_the_logits_of_prompts_without_a_picture() -> None:
+    processor = build_processor()
+    model = build_model(processor, seed=3).eval()
+    batch = draw_batch(processor.tokenizer, "blind/1", 8)
+    ids, segments, positions = (torch.from_numpy(x) for x in (batch.input_ids, batch.segments, batch.positions))
+    starts = set()
+    with torch.no_grad():
+        hidden, _ = encode(model, _normalised(batch.pixels))
+        packed = model.lm_head(decode(model, hidden[:, 1:], ids, positions, segments))
+        for row, segment in {(r, int(s)) for r in range(8) for s in segments[r].unique() if s < 0}:
+            inside = segments[row] == segment
+            prompt = torch.cat((ids[row, :2], ids[row, inside]))[None]
+            where = torch.cat((torch.arange(2), positions[row, inside]))[None]
+            alone = model(input_ids=prompt, position_ids=where, attention_mask=torch.ones_like(prompt)).logits[0]
+            torch.testing.assert_close(packed[row, inside[PREFIX:]], alone[2:], atol=2e-4, rtol=2e-4)
+            starts.add(int(where[0, 2]))
+    assert starts == {2, PREFIX}
 
 
 def test_conversation_gives_the_logits_of_one_long_prompt() -> None:
@@ -72,6 +91,24 @@ def test_answers_are_the_labels_of_the_tokens_before_them() -> None:
     assert text.startswith("<s><user><image>")
     assert batch.input_ids.shape == (4, 320)
     assert batch.positions[:, :PREFIX].tolist() == [list(range(PREFIX))] * 4
+
+
+def test_crowds_are_asked_for_all_their_digits_words_and_counts() -> None:
+    rng = Random(4)
+    counts, sorts = [], set()
+    for _ in range(60):
+        scene, questions = draw_crowd(rng)
+        kinds = {question.kind for question in questions}
+        sorts.add(scene.items[0].kind)
+        if kinds == {"count"}:
+            counts += [int(question.answer) for question in questions]
+            continue
+        truth = {f"what is the {item.colour} {item.noun}?": item.text for item in scene.items}
+        assert len(truth) == len(scene.items) >= 3
+        assert {question.text: question.answer for question in questions}.items() <= truth.items()
+        assert len(questions) >= len(truth) - 2
+    assert sorts == {"shape", "digit", "word"}
+    assert sum(count > 2 for count in counts) > 0.4 * len(counts)
 
 
 def test_patch_labels_show_the_object_at_its_centre() -> None:

@@ -6,11 +6,15 @@ from random import Random
 import torch
 
 from tessella.mini.lessons import LENGTH, PREFIX, draw_batch
-from tessella.mini.train import Trainer, parse, shrink, split_batch
+from tessella.mini.model import save
+from tessella.mini.train import Trainer, parse, shorten, shrink, split_batch
 
 
-def _trainer() -> Trainer:
-    return Trainer(parse(["--look", "4", "--talk", "8", "--size", "4", "--polish", "3", "--part", "2"]))
+STEPS = ["--look", "4", "--talk", "8", "--size", "4", "--polish", "3", "--focus", "2", "--finish", "5"]
+
+
+def _trainer(*more: str) -> Trainer:
+    return Trainer(parse([*STEPS, "--part", "2", *more]))
 
 
 def test_a_run_from_a_checkpoint_equals_a_run_without_a_break(tmp_path: Path) -> None:
@@ -35,18 +39,18 @@ def test_a_run_from_a_checkpoint_equals_a_run_without_a_break(tmp_path: Path) ->
 def test_stages_follow_each_other_and_rates_fall() -> None:
     trainer = _trainer()
     seen, rates = [], []
-    for trainer.step in range(19):
+    for trainer.step in range(26):
         stage, step = trainer.find_stage()
         seen.append((stage.name, step))
         rates.append(trainer.set_rate(stage, step))
-    assert [stage for stage, _ in seen] == ["look"] * 4 + ["talk"] * 8 + ["size"] * 4 + ["polish"] * 3
-    assert [step for _, step in seen] == [*range(4), *range(8), *range(4), *range(3)]
+    lengths = {"look": 4, "talk": 8, "size": 4, "polish": 3, "focus": 2, "finish": 5}
+    assert seen == [(name, step) for name, length in lengths.items() for step in range(length)]
     assert rates[12:16] == sorted(rates[12:16], reverse=True)
     assert rates[15] < 0.3 * rates[12]
     trainer.set_rate(trainer.stages[1], 0)
     encoder, rest = (group["lr"] for group in trainer.optimizers[1].param_groups[::-1])
     assert encoder == 0.3 * rest
-    trainer.step = 19
+    trainer.step = 26
     assert trainer.find_stage() is None
 
 
@@ -68,6 +72,38 @@ def test_smaller_pictures_keep_whole_patches_and_their_brightness() -> None:
         assert all(side % 8 == 0 and 24 <= side <= 112 for side in small.shape[2:])
         torch.testing.assert_close(small, torch.full_like(small, 0.25))
     assert len(sizes) > 25
+
+
+def test_the_encoder_learns_alone_again_from_saved_weights(tmp_path: Path) -> None:
+    first = _trainer()
+    save(first.model, first.processor, tmp_path / "weights")
+    trainer = _trainer("--start", str(tmp_path / "weights"), "--seed", "1")
+    for ours, theirs in zip(trainer.model.parameters(), first.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs.to(torch.bfloat16).float())
+    before = {name: weight.clone() for name, weight in trainer.model.named_parameters()}
+    focus = trainer.stages[4]
+    batch = draw_batch(trainer.processor.tokenizer, "focus", 2, focus.kinds, focus.crowds)
+    trainer.set_rate(focus, 1)
+    assert "answer" not in trainer.update(focus, batch)
+    moved = {name for name, weight in trainer.model.named_parameters() if not torch.equal(weight, before[name])}
+    assert "model.vision_tower.encoder.layers.0.mlp.fc1.weight" in moved
+    assert all("vision_tower" in name for name in moved)
+
+
+def test_a_smaller_picture_moves_what_stands_behind_it() -> None:
+    batch = next(
+        b for b in (draw_batch(_trainer().processor.tokenizer, f"s/{i}", 2) for i in range(9)) if b.segments.any()
+    )
+    tensors = {name: torch.from_numpy(value) for name, value in vars(batch).items()}
+    ids, positions, segments = shorten(tensors, 12)
+    assert ids.shape == positions.shape == segments.shape == (2, LENGTH - 184)
+    assert positions[0, :14].tolist() == list(range(14))
+    assert torch.equal(ids[:, 14:], tensors["input_ids"][:, PREFIX:])
+    before, after = tensors["positions"][:, PREFIX:], positions[:, 14:]
+    early = before < PREFIX
+    assert early.any()
+    assert torch.equal(after[early], before[early])
+    assert torch.equal(after[~early], before[~early] - 184)
 
 
 def test_answers_are_learned_in_pictures_of_any_size() -> None:

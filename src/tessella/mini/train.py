@@ -186,11 +186,7 @@ class Trainer:
         return result
 
     def answer_loss(self, features: Tensor, batch: dict[str, Tensor], small: bool) -> Tensor:
-        cut = PREFIX - 2 - features.shape[1]  # placeholders that a smaller picture does not have
-        ids, segments = batch["input_ids"][:, cut:], batch["segments"][:, cut:]
-        places = batch["positions"][:, PREFIX:]
-        places = torch.where(places < PREFIX, places, places - cut)  # a blind question may stand before the picture
-        positions = torch.cat((batch["positions"][:, : PREFIX - cut], places), dim=1)
+        ids, positions, segments = shorten(batch, features.shape[1])
         layers = (run_decoder_layer, run_last_layer) if small else self.layers
         hidden = decode(self.model, features, ids, positions, segments, layers)
         labels = batch["labels"][:, PREFIX:]
@@ -256,6 +252,15 @@ def split_batch(batch: Batch, size: int) -> list[Batch]:
         Batch(**{name: value[start : start + size] for name, value in vars(batch).items()})
         for start in range(0, count, size)
     ]
+
+
+def shorten(batch: dict[str, Tensor], num_visual: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids, positions and segments for a picture of `num_visual` tokens: later tokens move up, early ones stay."""
+    cut = PREFIX - 2 - num_visual
+    places = batch["positions"][:, PREFIX:]
+    places = torch.where(places < PREFIX, places, places - cut)  # a blind question may stand in front of the picture
+    positions = torch.cat((batch["positions"][:, : PREFIX - cut], places), dim=1)
+    return batch["input_ids"][:, cut:], positions, batch["segments"][:, cut:]
 
 
 def shrink(pixels: Tensor, chance: random.Random) -> Tensor:
