@@ -9,7 +9,6 @@ from tessella.mini.lessons import LENGTH, PREFIX, draw_batch
 from tessella.mini.model import save
 from tessella.mini.train import Trainer, parse, shorten, shrink, split_batch
 
-
 STEPS = ["--look", "4", "--talk", "8", "--size", "4", "--polish", "3", "--focus", "2", "--finish", "5"]
 
 

@@ -1,11 +1,12 @@
 """Training batches: pictures with several packed questions, and labels for every patch, for the auxiliary losses.
 
 Packing: one sequence holds the picture and then questions, each of which sees the picture and itself only and starts
-at the position right behind the picture, so that every question is trained exactly as it is asked later. A few questions
-are blind: they see themselves only, and stand either behind the gap that the picture leaves or right behind the start.
+at the position right behind the picture, so that every question is trained exactly as it is asked later. A few
+questions are blind: they see themselves only, and stand either behind the gap that the picture leaves or right behind
+the start.
 
-A crowd is a picture with many objects of one sort, of which many questions can be asked: it shows the encoder six digits
-instead of one, and gives counts of three and more their share.
+A crowd is a picture with many objects of one sort, of which many questions can be asked: it shows the encoder six
+digits instead of one, and gives counts of three and more their share.
 """
 
 from __future__ import annotations

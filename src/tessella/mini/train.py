@@ -7,10 +7,10 @@ the learning rate falls to zero; `polish` is a second, shorter fall with more of
 question about a picture: the model has not seen what reductions do. Some questions have no picture at all, so that the
 model answers within their type there too.
 
-`weights/training_log.jsonl` is the log of the shipped weights. They were trained in several sittings, and it keeps three
-things that this recipe no longer does: the encoder's matrices learned by AdamW in `look`; the first half of `talk`
-(to step 2,260) had a rate of 1.5e-3 for all weights, which was too high: the loss stood still; and `focus` started from
-the saved weights in bfloat16 (`--start`), with fresh optimisers and heads.
+`weights/training_log.jsonl` is the log of the shipped weights. They were trained in several sittings, and it keeps
+three things that this recipe no longer does: the encoder's matrices learned by AdamW in `look`; the first half of
+`talk` (to step 2,260) had a rate of 1.5e-3 for all weights, which was too high: the loss stood still; and `focus`
+started from the saved weights in bfloat16 (`--start`), with fresh optimisers and heads.
 """
 
 from __future__ import annotations
