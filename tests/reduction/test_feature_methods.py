@@ -195,3 +195,26 @@ def test_visionzip_refuses_what_leaves_no_class_token() -> None:
     with pytest.raises(MethodError, match="contextual must be >= 0; got -1"):
         make("visionzip", contextual=-1)
     assert make("visionzip").captures(INFO) == Captures(encoder=(22,), class_features=True)
+
+
+def test_visionzip_without_merging_keeps_the_same_tokens() -> None:
+    """Class token, dominant patches and centres stay; every other patch is dropped, and centres are as they were."""
+    view, counts = zip_view(2, 50, [50, 33]), Counts((20, 9), (50, 33))
+    merged = make("visionzip").reduce(view, counts)
+    method = make("visionzip", merging=False)
+    plain = method.reduce(view, counts)
+    assert plain.order is not None
+    assert merged.order is not None
+    assert torch.equal(plain.keep, merged.keep)
+    assert torch.equal(plain.order, merged.order)
+    assert plain.embeddings is not None
+    assert merged.embeddings is not None
+    for b, k in enumerate(counts.num_keep):
+        assert torch.equal(plain.embeddings[b, 0], view.class_features()[b])
+        assert torch.equal(plain.embeddings[b, 1:k], view.features()[b, plain.order[b, 1:k]])
+        assert not torch.equal(merged.embeddings[b, :k], plain.embeddings[b, :k])
+    itself = torch.arange(50)
+    assert plain.source is not None
+    assert torch.equal(plain.source, torch.where(plain.keep, itself, -1))
+    assert (merged.source != plain.source).any()
+    assert repr(method) == "VisionZip(merging=False)"

@@ -6,7 +6,8 @@ Needs    the class token's attention row, its feature, and the keys of the layer
 Differs  a count of 0 contextual tokens works; a keep of k means k - n_ctx dominant tokens (the class token among them)
          and n_ctx = min(round(10 k / 64), k - 1) contextual ones, for any k. The class token takes the first dropped
          slot, a contextual token its centre's; the authors' sequence is in `order`. The authors merge every crop
-         separately and put all crops' class tokens behind; here each crop's sequence stays together
+         separately and put all crops' class tokens behind; here each crop's sequence stays together.
+         Ours: `merging=False` keeps the same tokens and drops the others, so that centres keep their own features
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from ..ops.similarity import cosine_similarity
 @dataclass(frozen=True)
 class VisionZip(Merger):
     contextual: int | None = None  # n_ctx; None: min(round(10 k / 64), k - 1)
+    merging: bool = True  # ours; the field cannot be called like the contract's function
 
     card = Card(
         title="VisionZip",
@@ -89,8 +91,11 @@ class VisionZip(Merger):
         return mask_indices(chosen, max(self.num_contextual(counts), default=0))
 
     def targets(self, view: View, dominant: Bool[Tensor, "B V"], centres: Int[Tensor, "B M"]) -> Int[Tensor, "B V"]:
-        """Number of the centre whose key is most similar, for each merged patch; -1 for every other token."""
-        if centres.shape[1] == 0:
+        """Number of the centre whose key is most similar, for each merged patch; -1 for every other token.
+
+        Without merging it is -1 everywhere.
+        """
+        if centres.shape[1] == 0 or not self.merging:
             return torch.full_like(view.layout.slot, -1, device=dominant.device)
         keys = view.encoder_keys(view.info.feature_layer).float().mean(dim=1)  # [B, V, D]
         similarity = cosine_similarity(keys, keys.gather(1, _across(centres, keys)))
