@@ -6,6 +6,7 @@ it, `deepcopy` copies it; and it reports the full length, so that `generate` cou
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache as memoize
 from typing import Any
@@ -146,6 +147,12 @@ def check_cache(cache: Cache | None) -> None:
             f"a {type(cache).__name__} cannot hold a different number of tokens in each layer; "
             "use a DynamicCache, the default of generate."
         )
+
+
+def cache_in(kwargs: Mapping[str, Any]) -> Any:
+    """The cache among the arguments of a model or a layer; transformers 5.24 renamed `past_key_values` to `cache`."""
+    cache = kwargs.get("cache")
+    return kwargs.get("past_key_values") if cache is None else cache
 
 
 def ledger_of(cache: Any) -> Ledger | None:

@@ -60,11 +60,13 @@ class Prompt:
 
     def visual_per_layer(self) -> list[int]:
         """Visual tokens of all rows seen by each decoder layer."""
-        out = []
-        for layer in range(self.num_layers):
-            segment = next(s for s in reversed(self.segments) if s.start <= layer)
-            out.append(sum(segment.num_visual))
-        return out
+        return [sum(rows) for rows in self._visual_by_layer()]
+
+    def mean_keep_ratios(self) -> tuple[float, ...]:
+        """For each row the average over decoder layers of the share of its visual tokens that a layer sees."""
+        by_row = zip(*self._visual_by_layer(), strict=True)
+        counts = zip(by_row, self.layout.num_tokens, strict=True)
+        return tuple(sum(seen) / (len(seen) * there) if there else 1.0 for seen, there in counts)
 
     def kept(self) -> list[list[Tensor]]:
         """Kept tokens per row and image, as ascending indices in the image's own raster order."""
@@ -97,10 +99,19 @@ class Prompt:
             tokens_in,
             tokens_kept,
             tuple(self.visual_per_layer()),
+            self.mean_keep_ratios(),
             self.cache_lengths,
             self.cache_bytes,
             self.full_cache_bytes,
         )
+
+    def _visual_by_layer(self) -> list[tuple[int, ...]]:
+        """Visual tokens of each row, for each decoder layer."""
+        out = []
+        for layer in range(self.num_layers):
+            segment = next(s for s in reversed(self.segments) if s.start <= layer)
+            out.append(segment.num_visual)
+        return out
 
     def _parent_slots(self) -> list[dict[int, int]]:
         """For each row, the slot of the kept token that holds the token of a slot."""

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..core.contracts import Method
+from ..core.errors import UnsupportedError
+from ..core.pipeline import Pipeline, as_pipeline
 from ..core.view import Captures
-from ..models.adapter import Adapter
+from ..models.adapter import Adapter, find_adapter
 from .capture import Recorder, Switch, attach, detach
 from .hooks import Hooks, bind
+from .plan import join_captures, make_plan
 from .timing import Stopwatch
 
 Mark = tuple["Encoding", int]  # which item of an encoding a picture is
@@ -122,6 +128,40 @@ class EncoderWatch:
     def _after_layer(self, number: int, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if self._making is not None:
             self._making.hidden[number] = output[0] if isinstance(output, tuple) else output
+
+
+def encode_once(
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    pipelines: Sequence[str | Method | Pipeline],
+    stopwatch: Stopwatch | None = None,
+) -> dict[str, Any]:
+    """`mm_encoder_outputs` of one pass of the vision encoder over `inputs`, which serve a run of any of `pipelines`.
+
+    Give them to `generate` or `forward` in place of `pixel_values`; what the pipelines read of the encoder, and the
+    pixels, come with them. Nothing of the language model runs. `stopwatch` takes the time as `encode`.
+
+    Raises UnsupportedError for inputs without pixels, for a pipeline that the model cannot carry and for one that
+    rewrites the inputs, which has an encoder pass of its own.
+    """
+    if inputs.get("pixel_values") is None:
+        raise UnsupportedError("encode_once needs inputs with pixel_values; got " + ", ".join(sorted(inputs)) + ".")
+    adapter = find_adapter(model)
+    plans = [make_plan(adapter, as_pipeline(p), None) for p in pipelines]
+    rewriting = next((str(p.pipeline) for p in plans if p.rewriters), None)
+    if rewriting is not None:
+        raise UnsupportedError(f"'{rewriting}' rewrites the inputs; it cannot share an encoder pass. Leave it out.")
+    original = adapter.entry.get_image_features
+    given = {n: inputs[n] for n in inspect.signature(original).parameters if n in inputs}
+    watch = EncoderWatch(adapter, join_captures(p.captures for p in plans), stopwatch or Stopwatch())
+    hooks = Hooks()
+    watch.install(hooks)
+    try:
+        output, _ = watch.encode(original, {**given, "return_dict": True})
+    finally:
+        watch.uninstall()
+        hooks.remove()
+    return {"image": output}
 
 
 def _find(picture: Tensor, generated: list[tuple[Tensor, Mark]]) -> Mark | None:

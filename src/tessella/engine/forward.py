@@ -16,7 +16,7 @@ from ..core.layout import Layout, Units
 from ..core.reduction import Reduction
 from ..core.view import Point
 from ..models.adapter import Adapter
-from .cache import Ledger, Stored, check_cache, reduced, stored_bytes, stored_lengths
+from .cache import Ledger, Stored, cache_in, check_cache, reduced, stored_bytes, stored_lengths
 from .capture import PREFIX
 from .decision import Decision, Prompt, pictures_of
 from .masks import as_implementation, decode_mask, gather_mask
@@ -67,7 +67,8 @@ class Reading:
     def before_layer(self, layer: int, hidden: Tensor, kwargs: Kwargs) -> tuple[Tensor, Kwargs]:
         """Cut in front of a layer if a step says so, then hand the layer inputs of its segment."""
         self.fired += 1
-        self.cache = kwargs.get("past_key_values", self.cache)
+        given = cache_in(kwargs)
+        self.cache = self.cache if given is None else given
         if layer == 0:
             self._begin(hidden, kwargs)
         if self._replay is not None:
@@ -258,7 +259,7 @@ class Continuing:
     def before_layer(self, layer: int, hidden: Tensor, kwargs: Kwargs) -> tuple[Tensor, Kwargs]:
         """Give a layer the mask of its own cache, and positions that continue its segment."""
         stored = self._ledger.segment_of(layer)
-        self._check_length(layer, stored, kwargs["past_key_values"])
+        self._check_length(layer, stored, cache_in(kwargs))
         out = dict(kwargs)
         out["attention_mask"] = self._mask(layer, stored, hidden)
         if stored.shift is not None:

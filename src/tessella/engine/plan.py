@@ -81,12 +81,7 @@ def make_plan(adapter: Adapter, pipeline: Pipeline, positions: Positions | None)
         (rewriters if isinstance(method, Rewriter) else fitted).append(Part(method, part.budget))
         steps += method.steps(adapter.info, part.budget)  # refuses impossible layers before anything runs
     check_order(pipeline, steps)
-    captures = Captures(
-        encoder=_union(s.captures.encoder for s in steps),
-        decoder=_union(s.captures.decoder for s in steps),
-        encoder_hidden=_union(s.captures.encoder_hidden for s in steps),
-        class_features=any(s.captures.class_features for s in steps),
-    )
+    captures = join_captures(s.captures for s in steps)
     observers = dict.fromkeys((s.method, point) for s in steps for point in s.observes)
     return Plan(pipeline, tuple(fitted), tuple(rewriters), positions, tuple(notes), captures, tuple(observers))
 
@@ -96,6 +91,17 @@ def check_order(pipeline: Pipeline, steps: list[Step]) -> None:
     cuts = [s.at_layer for s in steps]
     if cuts != sorted(cuts):
         raise UnsupportedError(f"the steps of '{pipeline}' act at layers {cuts}; write them in ascending order.")
+
+
+def join_captures(several: Iterable[Captures]) -> Captures:
+    """All that any of several captures names."""
+    parts = list(several)
+    return Captures(
+        encoder=_union(c.encoder for c in parts),
+        decoder=_union(c.decoder for c in parts),
+        encoder_hidden=_union(c.encoder_hidden for c in parts),
+        class_features=any(c.class_features for c in parts),
+    )
 
 
 def _union(parts: Iterable[tuple[int, ...]]) -> tuple[int, ...]:

@@ -8,11 +8,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class PromptRecord:
-    """One prefill: per batch row a list of counts per image; `layers` sums rows, per decoder layer."""
+    """One prefill: per batch row a list of counts per image; `layers` sums rows, per decoder layer.
+
+    `mean_keep_ratios` has for each row the average over decoder layers of the share of visual tokens that they see.
+    """
 
     tokens_in: tuple[tuple[int, ...], ...]
     tokens_kept: tuple[tuple[int, ...], ...]
     layers: tuple[int, ...]
+    mean_keep_ratios: tuple[float, ...]
     cache_lengths: tuple[int, ...]
     cache_bytes: int
     full_cache_bytes: int

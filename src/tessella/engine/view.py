@@ -157,7 +157,7 @@ class EngineView(View):
             if not was_on:
                 switch.on()
             hidden = self._adapter.decoder_norm(layer)(self._hidden)
-            module(hidden_states=hidden, position_embeddings=(cos, sin), attention_mask=None, past_key_values=None)
+            module(hidden_states=hidden, position_embeddings=(cos, sin), attention_mask=None)
         finally:
             switch.off()
             detach(module, recorder)

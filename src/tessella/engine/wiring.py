@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..core.errors import UnsupportedError
 from ..core.layout import Layout
 from ..models.adapter import Adapter
-from .cache import check_cache, ledger_of
+from .cache import cache_in, check_cache, ledger_of
 from .capture import Recorder, Switch, attach, detach
 from .decision import Prompt
 from .encoder import EncoderWatch
@@ -133,7 +133,7 @@ class Wiring:
         self._state, self._inside = None, True
         inputs = by_name(module.forward, args, kwargs)
         changed = None
-        cache = inputs.get("past_key_values")
+        cache = cache_in(inputs)
         ledger = ledger_of(cache)
         is_prefill = ledger is None and (cache is None or cache.get_seq_length() == 0)
         if is_prefill and self._plan.rewriters and not self._rewritten and inputs.get("pixel_values") is not None:
@@ -188,7 +188,7 @@ class Wiring:
         """True for a forward without a cache that reads the last prompt again, with tokens added."""
         use_cache = inputs.get("use_cache")
         use_cache = self._adapter.language_model.config.use_cache if use_cache is None else use_cache
-        if use_cache or inputs.get("past_key_values") is not None or self._new_prompt:
+        if use_cache or cache_in(inputs) is not None or self._new_prompt:
             return False
         return self.prompt is not None and self.prompt.continues_as(inputs)
 
