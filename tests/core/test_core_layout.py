@@ -107,3 +107,16 @@ def test_grids() -> None:
 def test_no_whole_grid(layout: Layout, message: str) -> None:
     with pytest.raises(LayoutError, match="a whole grid is needed; " + message):
         _ = layout.grids
+
+
+def test_groups_are_worked_out_once() -> None:
+    layout = Layout.build([range(3, 9), range(2, 4)], [[Block(0, 1, 2), Block(1, 2, 2)], [Block(0, 1, 2)]])
+    units = layout.split("image")
+    assert layout.split("image") is units
+    assert layout.split("prompt").num_tokens == (6, 2)
+    assert units.num_tokens == (2, 4, 2)
+    assert [[(b.image, b.rows, b.columns) for b in blocks] for blocks in units.layout.blocks] == [
+        [(0, 1, 2)],
+        [(1, 2, 2)],
+        [(0, 1, 2)],
+    ]

@@ -85,6 +85,6 @@ def test_received_never_holds_all_weights(monkeypatch: pytest.MonkeyPatch) -> No
         return rows
 
     monkeypatch.setattr(attention, "attention_rows", watched)
-    monkeypatch.setattr(attention, "BLOCK_ELEMENTS", 2 * 3 * 50 * 4)
+    monkeypatch.setattr(attention, "CPU_BLOCK_ELEMENTS", 2 * 3 * 50 * 4)
     attention_received(torch.randn(2, 3, 50, 4), torch.randn(2, 3, 50, 4), 1.0)
     assert largest == 2 * 3 * 50 * 4  # four queries at once, of fifty

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -126,12 +127,21 @@ class Layout:
         return Layout(num_tokens=counts, blocks=blocks, **picked)
 
     def _blocks_of(self, row: int, picked: dict[str, Tensor], u: int, count: int) -> tuple[Block, ...]:
-        key = torch.stack([picked[name][u, :count] for name in ("image", "tile", "frame")], dim=1)
-        present = {tuple(k) for k in torch.unique(key, dim=0).tolist()}
+        # a set of host numbers: torch.unique over rows takes forty times as long
+        present = set(zip(*(picked[name][u, :count].tolist() for name in ("image", "tile", "frame")), strict=True))
         return tuple(b for b in self.blocks[row] if (b.image, b.tile, b.frame) in present)
 
     def split(self, unit: Unit) -> Units:
-        """Group the tokens by prompt, image, tile or frame."""
+        """Group the tokens by prompt, image, tile or frame; worked out once for each."""
+        if unit not in self._splits:
+            self._splits[unit] = self._split(unit)
+        return self._splits[unit]
+
+    @cached_property
+    def _splits(self) -> dict[Unit, Units]:
+        return {}
+
+    def _split(self, unit: Unit) -> Units:
         index: list[Tensor] = []
         source_row: list[int] = []
         for b, count in enumerate(self.num_tokens):

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-BLOCK_ELEMENTS = 2**24  # attention weights alive at once in `attention_received`: 64 MiB of float32
+# attention weights alive at once in `attention_received`: 64 MiB of float32, on a CPU 2 MiB, which stay in its cache
+BLOCK_ELEMENTS, CPU_BLOCK_ELEMENTS = 2**24, 2**19
 
 
 def attention_rows(
@@ -41,15 +42,17 @@ def attention_received(
 ) -> Float[Tensor, "B N"]:
     """Attention that each key receives: the mean over heads and over all (real) queries.
 
-    Queries are taken `block` at a time (default: as many as keep the block under 64 MiB), so that the N x N weights of
-    all heads never exist together. Padded tokens (`mask` False) neither ask nor receive.
+    Queries are taken `block` at a time (default: as many as keep the block under 64 MiB, on a CPU 2 MiB), so that the
+    N x N weights of all heads never exist together. Padded tokens (`mask` False) neither ask nor receive.
 
     >>> attention_received(torch.zeros(2, 4, 5, 8), torch.zeros(2, 4, 5, 8), 1.0)[0]
     tensor([0.2000, 0.2000, 0.2000, 0.2000, 0.2000])
     """
     batch, heads, num_tokens, _ = query.shape
     if block is None:
-        block = max(1, BLOCK_ELEMENTS // max(1, batch * heads * num_tokens))
+        elements = CPU_BLOCK_ELEMENTS if query.device.type == "cpu" else BLOCK_ELEMENTS
+        block = max(1, elements // max(1, batch * heads * num_tokens))
+    query, key = query.float(), key.float()  # once, not in every block
     total = torch.zeros(batch, num_tokens, device=query.device)
     for start in range(0, num_tokens, block):
         stop = start + block
