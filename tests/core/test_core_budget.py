@@ -189,6 +189,12 @@ def test_counts_round_as_the_card_says() -> None:
     assert counts("1/100", "tile", "tile", min_keep=5).num_keep == (5, 4, 5, 5)  # or everything
 
 
+def test_an_int_below_what_a_method_leaves_is_refused() -> None:
+    with pytest.raises(BudgetError, match=r"keep=2 asks for 2 visual token\(s\) per image; .* leaves at least 3"):
+        counts(2, "image", "image", min_keep=3)
+    assert counts(3, "image", "image", min_keep=3).num_keep == (3, 3, 3)
+
+
 @pytest.mark.parametrize(
     "keep, scope, message",
     [

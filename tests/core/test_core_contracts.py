@@ -306,6 +306,7 @@ def test_repr_shows_what_differs_from_the_paper() -> None:
         ({"rounding": "up"}, "card field rounding: 'up'"),
         ({"count": "adaptive"}, "needs a count_reason from the specification"),
         ({"rounding": "floor"}, "needs a rounding_source"),
+        ({"exact_with_keep": True}, "exact_with_keep is for count='adaptive'; got 'exact'"),
     ],
 )
 def test_cards_that_make_no_sense(change: dict[str, Any], message: str) -> None:
@@ -313,6 +314,14 @@ def test_cards_that_make_no_sense(change: dict[str, Any], message: str) -> None:
     card.__dict__.update(change)  # past the annotations, which only tests execute
     with pytest.raises(MethodError, match=message):
         card.__post_init__()
+
+
+def test_promised_count_depends_on_whether_a_keep_is_given() -> None:
+    free = dataclasses.replace(CARD, count="adaptive", count_reason="a toy")
+    both = dataclasses.replace(free, exact_with_keep=True)
+    assert [CARD.promised_count(a) for a in (True, False)] == ["exact", "exact"]
+    assert [free.promised_count(a) for a in (True, False)] == ["adaptive", "adaptive"]
+    assert [both.promised_count(a) for a in (True, False)] == ["exact", "adaptive"]
 
 
 def test_errors_have_one_root_and_the_builtin_a_caller_expects() -> None:

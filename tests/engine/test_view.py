@@ -231,3 +231,102 @@ def test_tokens_after_a_cut_still_find_their_features() -> None:
     everything, (place, left) = seen
     torch.testing.assert_close(left, everything.gather(1, place))
     assert left.shape == (2, NUM_VISUAL // 2)
+
+
+@pytest.mark.parametrize("rotate", [True, False])
+def test_project_looks_back_at_a_declared_layer(rotate: bool) -> None:
+    """The queries and keys of layer 1 as it ran, in front of layer 2; grouped keys stay grouped."""
+    inputs = tiny_inputs((1, 1), padding="left")
+    captures = Captures(decoder=(1,), decoder_inputs=(1,))
+
+    def both(view: Any) -> Any:
+        recorder = view._sources.decoder[1]
+        return view.project(1, rotate=rotate), (recorder.queries[0], recorder.keys[0])
+
+    (query, key), ran = look(both, inputs, at_layer=2, layers=captures)
+    assert key.shape[1] == 2
+    if rotate:
+        torch.testing.assert_close((query, key), ran, atol=1e-5, rtol=1e-5)
+        return
+    model = tiny_llava()
+    with torch.no_grad():
+        hidden = model(**inputs, output_hidden_states=True).hidden_states[1]
+        layer = model.model.language_model.layers[1]
+        raw = layer.self_attn.q_proj(layer.input_layernorm(hidden)).unflatten(2, (4, 8)).transpose(1, 2)
+    torch.testing.assert_close(query, raw, atol=1e-5, rtol=1e-5)
+    assert (query - ran[0]).abs().max() > 0.1
+
+
+def test_project_does_not_look_back_undeclared_or_past_a_cut() -> None:
+    inputs, model, seen = tiny_inputs((1,)), tiny_llava(), []
+    with pytest.raises(MethodError, match=r"spy: layer 1 has already run and its input is gone; captures\(\) must"):
+        look(lambda v: v.project(1, rotate=False), inputs, at_layer=2)
+    captures = Captures(decoder_inputs=(1,))
+    first = Spy(lambda v: None, seen, 2)
+    second = Spy(lambda v: v.project(1, rotate=False), seen, 2, captures)
+    pipeline = tessella.Pipeline(tuple(tessella.core.pipeline.Part(m, tessella.Budget(0.5)) for m in (first, second)))
+    with (
+        torch.no_grad(),
+        tessella.reduce(model, pipeline),
+        pytest.raises(MethodError, match="no cut may lie between"),
+    ):
+        model(**inputs)
+
+
+def test_looking_back_changes_no_logit_and_no_cache() -> None:
+    inputs, seen, model = tiny_inputs((1,)), [], tiny_llava()
+    with torch.no_grad():
+        with tessella.reduce(model, Spy(lambda v: None, seen, 2), keep=0.5):
+            plain = model(**inputs)
+        with tessella.reduce(
+            model, Spy(lambda v: v.project(1, False), seen, 2, Captures(decoder_inputs=(1,))), keep=0.5
+        ):
+            probed = model(**inputs)
+    assert torch.equal(plain.logits, probed.logits)
+    assert [c.keys.shape for c in probed.past_key_values.layers] == [c.keys.shape for c in plain.past_key_values.layers]
+
+
+@pytest.mark.parametrize("padding", ["left", "right"])
+def test_places_name_visual_last_and_text_tokens(padding: str) -> None:
+    inputs = tiny_inputs((2, 1), padding=padding)  # type: ignore[arg-type]
+    visual, last, text = look(lambda v: tuple(v.places(o) for o in ("visual", "last", "text")), inputs, scope="prompt")
+    for row, (ids, mask) in enumerate(zip(inputs["input_ids"], inputs["attention_mask"], strict=True)):
+        real = mask.bool()
+        for shown, where in ((visual, (ids == 5) & real), (text, (ids != 5) & real)):
+            expected = where.nonzero().reshape(-1).tolist()
+            assert shown[row].tolist() == expected + [-1] * (shown.shape[1] - len(expected))
+        assert last[row].tolist() == [int(real.nonzero().max())]
+
+
+def test_places_after_a_cut_are_of_the_shorter_sequence() -> None:
+    inputs, seen, model = tiny_inputs((1, 1), padding="left"), [], tiny_llava()
+    first = Spy(lambda v: None, seen, 0)
+    second = Spy(lambda v: (v.places("visual"), v.tokens.embeddings, v._hidden), seen, 2)
+    pipeline = tessella.Pipeline(tuple(tessella.core.pipeline.Part(m, tessella.Budget(0.5)) for m in (first, second)))
+    with torch.no_grad(), tessella.reduce(model, pipeline):
+        model(**inputs)
+    places, embeddings, hidden = seen[1]
+    assert places.tolist() == [[4, 5, 6, 7, 8, 9, 10, 11], [3, 4, 5, 6, 7, 8, 9, 10]]  # 1 padding + 3 text; 3 text
+    torch.testing.assert_close(hidden.gather(1, places[:, :, None].expand_as(embeddings)), embeddings)
+
+
+def test_class_projection_is_the_class_token_of_the_encoder() -> None:
+    inputs = tiny_inputs((1, 1), padding="left")
+    shown = look(lambda v: v.class_projection(3), inputs, layers=Captures(encoder=(3,)))
+    model = tiny_llava()
+    with torch.no_grad():
+        hidden = model.model.vision_tower(inputs["pixel_values"], output_hidden_states=True).hidden_states[3]
+        layer = model.model.vision_tower.encoder.layers[3]
+        normed = layer.layer_norm1(hidden)[:, 0]
+        for given, module in zip(shown, (layer.self_attn.q_proj, layer.self_attn.k_proj), strict=True):
+            torch.testing.assert_close(given, module(normed).unflatten(1, (4, 8)), atol=1e-5, rtol=1e-5)
+    with pytest.raises(UnsupportedError, match="spy needs a class token; this llava encoder has none"):
+        look(lambda v: v.class_projection(3), inputs, "siglip", layers=Captures(encoder=(3,)))
+
+
+def test_a_probe_is_not_taken_for_the_layers_own_call() -> None:
+    """Rows of attention read after looking back at the same layer are those of the layer as it ran."""
+    inputs, captures = tiny_inputs((1,)), Captures(decoder=(1,), decoder_inputs=(1,))
+    before = look(lambda v: v.attention_rows(1), inputs, at_layer=2, layers=captures)
+    after = look(lambda v: (v.project(1, False), v.attention_rows(1))[1], inputs, at_layer=2, layers=captures)
+    assert torch.equal(before, after)

@@ -180,6 +180,10 @@ def resolve_counts(
                     f"keep={keep} asks for {want} visual tokens per {scope}, but only {available} are there; "
                     f"allowed: 1 to {available // images}, or a fraction in (0, 1]."
                 )
+            if want < min(min_keep, available):
+                raise BudgetError(
+                    f"keep={keep} asks for {want} visual token(s) per {scope}; this method leaves at least {min_keep}."
+                )
         else:
             want = min(max(round_count(keep * available, rounding), min_keep), available)
         asked.append(want)

@@ -13,6 +13,7 @@ Stage = Literal["input", "encoder", "connector", "prefill", "decode"]
 STAGES: tuple[Stage, ...] = ("input", "encoder", "connector", "prefill", "decode")
 Positions = Literal["original", "compact"]
 POSITIONS: tuple[Positions, ...] = ("original", "compact")
+Count = Literal["exact", "at_most", "adaptive"]
 
 NEEDS = {
     "features": "encoder features before the connector",
@@ -32,9 +33,10 @@ NEEDS = {
 class Card:
     """Facts about a method; the contract suite checks the method by its own card.
 
-    `count`: kept tokens are `exact`ly, `at_most` or `adaptive`ly what was asked. `min_keep`: 0 only where everything
-    is removed by design. `takes_keep`: False where a keep makes no sense. `unit`: the groups among which tokens compete
-    unless the scope is wider. `example`: a pipeline text for methods that wrap another.
+    `count`: kept tokens are `exact`ly, `at_most` or `adaptive`ly what was asked. `exact_with_keep`: an adaptive method
+    that keeps exactly what is asked, where a keep is given. `min_keep`: 0 only where everything is removed by design.
+    `takes_keep`: False where a keep makes no sense. `unit`: the groups among which tokens compete unless the scope is
+    wider. `example`: a pipeline text for methods that wrap another.
     """
 
     title: str
@@ -44,8 +46,9 @@ class Card:
     training_free: bool = True
     baseline: bool = False
     needs: tuple[str, ...] = ()
-    count: Literal["exact", "at_most", "adaptive"] = "exact"
+    count: Count = "exact"
     count_reason: str = ""
+    exact_with_keep: bool = False
     min_keep: int = 1
     takes_keep: bool = True
     rounding: Rounding = "nearest"
@@ -67,8 +70,14 @@ class Card:
         _one_of("rounding", (self.rounding,), ROUNDINGS)
         if self.count != "exact" and not self.count_reason:
             raise MethodError(f"card {self.title!r}: count={self.count!r} needs a count_reason from the specification.")
+        if self.exact_with_keep and self.count != "adaptive":
+            raise MethodError(f"card {self.title!r}: exact_with_keep is for count='adaptive'; got {self.count!r}.")
         if self.rounding != "nearest" and not self.rounding_source:
             raise MethodError(f"card {self.title!r}: rounding={self.rounding!r} needs a rounding_source.")
+
+    def promised_count(self, asked: bool) -> Count:
+        """What is promised of the count where a keep was `asked` for, or was not."""
+        return "exact" if asked and self.exact_with_keep else self.count
 
 
 def _one_of(name: str, given: tuple[str, ...], allowed: tuple[str, ...]) -> None:

@@ -16,13 +16,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .budget import Budget, Counts, on_device
-from .cards import Card, Stage
+from .cards import Card, Count, Stage
 from .errors import MethodError, UnsupportedError
+from .layout import Layout
 from .model_info import ModelInfo, PaperLayer, Part, fit_layers
 from .reduction import Reduction
 from .view import Captures, Point, View
 
 Reduce = Callable[[View, Counts], Reduction]
+Expect = Callable[[Counts, Layout], float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +33,10 @@ class Step:
 
     `at_layer` is the first decoder layer that sees the shorter sequence (0 at the connector). `budget` is None where
     the method takes no keep.
+
+    For methods that cut several times: `count` is what this cut promises where that is not what the card says;
+    `of_first` counts the budget over the tokens in front of the method's first cut, not over those that are left;
+    `expect` gives the tokens that a cut with a count of its own is expected to leave, for budgets over the layer mean.
     """
 
     method: Method
@@ -40,6 +46,14 @@ class Step:
     reduce: Reduce
     captures: Captures
     observes: tuple[Point, ...] = ()
+    count: Count | None = None
+    of_first: bool = False
+    expect: Expect | None = None
+
+    @property
+    def promised_count(self) -> Count:
+        """What this cut promises of its count."""
+        return self.count or self.method.card.promised_count(self.budget is not None)
 
 
 class Method(ABC):
@@ -143,7 +157,7 @@ class Selector(Method):
     def reduce(self, view: View, counts: Counts) -> Reduction:
         with view.clock("select"):
             picks = self.select(view, counts)
-        exact = self.card.count == "exact"
+        exact = self.card.promised_count(counts.asked) == "exact"
         return Reduction(keep=mask_of(picks, view.mask.shape[1]), num_kept=counts.num_keep if exact else None)
 
 

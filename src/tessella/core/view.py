@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .layout import Layout
@@ -18,6 +18,7 @@ from .reduction import VisualTokens
 
 Queries = Literal["last", "text"]
 Softmax = Literal["all", "visual"]
+Place = Literal["visual", "last", "text"]
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,15 @@ class Captures:
     """Layers that a method will ask about; the engine records these and no others.
 
     `encoder` and `decoder`: layers whose queries and keys are read. `class_features`: the class token at the feature
-    layer. `encoder_hidden`: encoder layers whose outputs are read.
+    layer. `encoder_hidden`: encoder layers whose outputs are read. `decoder_inputs`: decoder layers whose inputs are
+    kept until the next cut, so that `project` can look back at them.
     """
 
     encoder: tuple[int, ...] = ()
     decoder: tuple[int, ...] = ()
     encoder_hidden: tuple[int, ...] = ()
     class_features: bool = False
+    decoder_inputs: tuple[int, ...] = ()
 
     @property
     def reads_encoder(self) -> bool:
@@ -90,6 +93,10 @@ class View(ABC):
         """Key vectors of the patches in an encoder layer, bias included, before scaling."""
 
     @abstractmethod
+    def class_projection(self, layer: int) -> tuple[Float[Tensor, "B H D"], Float[Tensor, "B H D"]]:
+        """Query and key of the class token in an encoder layer, bias included, before scaling."""
+
+    @abstractmethod
     def encoder_hidden(self, layer: int) -> Float[Tensor, "B V Ce"]:
         """Output of an encoder layer for each patch."""
 
@@ -109,7 +116,18 @@ class View(ABC):
 
     @abstractmethod
     def project(self, layer: int, rotate: bool) -> tuple[Float[Tensor, "B H S D"], Float[Tensor, "B G S D"]]:
-        """Queries and keys of decoder layer `layer` for the whole current sequence, before that layer runs."""
+        """Queries and keys that decoder layer `layer` makes of the whole current sequence; `places` says what is where.
+
+        A layer that has not run yet is given the current hidden states; one that has run since the last cut is given
+        its own input, if `captures` names it in `decoder_inputs`. Nothing runs twice and no cache is written to.
+        """
+
+    @abstractmethod
+    def places(self, of: Place) -> Int[Tensor, "B N"]:
+        """Where each visual token, the last token (N = 1) or each text token stands in the current sequence.
+
+        Padded with -1 at the end.
+        """
 
     @abstractmethod
     def text_embeddings(self) -> tuple[Float[Tensor, "B T C"], Bool[Tensor, "B T"]]:

@@ -110,12 +110,13 @@ def _wrap(original: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         recorders = _recorders.get(module, ())
-        for recorder in recorders:
+        probes = [r for r in recorders if r.answer_zeros]
+        for recorder in probes or recorders:  # a probe's call is none of the model's own
             recorder.queries.append(query)
             recorder.keys.append(key)
             recorder.masks.append(attention_mask)
             recorder.scaling = scaling if scaling is not None else query.shape[-1] ** -0.5
-        if any(r.answer_zeros for r in recorders):
+        if probes:
             shape = (query.shape[0], query.shape[2], query.shape[1], value.shape[-1])
             return torch.zeros(shape, dtype=query.dtype, device=query.device), None
         call = _eager_of(module) if original == "eager" else ALL_ATTENTION_FUNCTIONS[original]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache
 
+from ..core.budget import Counts
 from ..core.cards import Positions
 from ..core.contracts import Method, Step
 from ..core.errors import MethodError, UnsupportedError
@@ -59,6 +60,9 @@ class Reading:
         self._position_ids: list[Tensor] = []
         self._masks: dict[tuple[int, int], Tensor | None] = {}
         self._rotary: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self._first: dict[str, Layout] = {}  # by method, in front of its first cut
+        self._looked_back = frozenset(n for s in steps for n in s.captures.decoder_inputs)
+        self._layer_inputs: dict[int, Tensor] = {}  # of layers that ran since the last cut
 
     @property
     def segment(self) -> Segment:
@@ -77,6 +81,8 @@ class Reading:
         else:
             while self._steps and self._steps[0].at_layer == layer:
                 hidden = self._apply(self._decide(self._steps.pop(0), hidden, layer, kwargs), hidden)
+        if layer in self._looked_back:
+            self._layer_inputs[layer] = hidden
         if len(self.prompt.segments) == 1:
             return hidden, kwargs
         return hidden, self._fit(layer, hidden, kwargs)
@@ -85,6 +91,7 @@ class Reading:
         """Attach the decision to the cache, if there is one."""
         self._finished = True
         self.sources.inputs.clear()
+        self._layer_inputs.clear()
         if self.cache is None:
             return
         check_cache(self.cache)
@@ -143,7 +150,9 @@ class Reading:
     def _decide(self, step: Step, hidden: Tensor, layer: int, kwargs: Kwargs) -> Decision:
         segment = self.segment
         units = units_of(step, segment.layout)
-        counts = counts_of(step, segment.layout, units)
+        if not step.of_first:
+            self._first[step.method.id] = segment.layout
+        counts = counts_of(step, segment.layout, units, self._first.get(step.method.id))
         positions = self._positions or ("original" if self._adapter.info.multi_axis_positions else None)
         positions = positions or step.method.card.positions
         if counts.asked and counts.is_everything:
@@ -151,7 +160,7 @@ class Reading:
             return Decision(layer, units, Reduction(keep, counts.num_keep), counts.num_keep, positions, None)
         view = self._view(step, units, hidden, layer, kwargs)
         reduction = step.reduce(view, counts)
-        num_kept = check_reduction(step, reduction, counts.num_keep, view.mask)
+        num_kept = check_reduction(step, reduction, counts, view.mask)
         vectors = reduction.embeddings
         if vectors is not None and reduction.space == "encoder":
             vectors = view.connector(vectors.to(view.features().dtype))
@@ -176,6 +185,7 @@ class Reading:
             units=units,
             hidden=hidden,
             layer=layer,
+            layer_inputs=self._layer_inputs,
             rotary=self._rotary_for(hidden, kwargs),
             state=self._state.setdefault(step.method.id, {}),
             stopwatch=self._stopwatch,
@@ -191,6 +201,7 @@ class Reading:
             decision.positions,
             decision.vectors,
         )
+        self._layer_inputs.clear()
         self._position_ids.append(positions_after(cut.segment, self._position_ids[-1]))
         self.prompt.segments.append(cut.segment)
         self.prompt.decisions.append(decision)
@@ -326,7 +337,7 @@ def gather_rotary(table: Tensor, places: Tensor) -> Tensor:
     return full.gather(-2, index)
 
 
-def check_reduction(step: Step, reduction: Reduction, num_keep: tuple[int, ...], mask: Tensor) -> tuple[int, ...]:
+def check_reduction(step: Step, reduction: Reduction, counts: Counts, mask: Tensor) -> tuple[int, ...]:
     """Kept counts on the host. Raises MethodError where a method's answer breaks its card."""
     method, card = step.method.id, step.method.card
     if reduction.keep.shape != mask.shape:
@@ -336,13 +347,13 @@ def check_reduction(step: Step, reduction: Reduction, num_keep: tuple[int, ...],
     else:
         num_kept = tuple(reduction.num_kept)
     if card.takes_keep and step.budget is not None:
-        wrong = [k for k, n in zip(num_kept, num_keep, strict=True) if k > n or (card.count == "exact" and k != n)]
-        if wrong and card.count != "adaptive":
-            raise MethodError(
-                f"{method} kept {wrong[0]} tokens where {num_keep} were asked; its card says {card.count}."
-            )
-    if card.min_keep and any(k < card.min_keep for k in num_kept):
-        raise MethodError(f"{method} kept {min(num_kept)} tokens of an item; its card says at least {card.min_keep}.")
+        asked, promised = counts.num_keep, step.promised_count
+        wrong = [k for k, n in zip(num_kept, asked, strict=True) if k > n or (promised == "exact" and k != n)]
+        if wrong and promised != "adaptive":
+            raise MethodError(f"{method} kept {wrong[0]} tokens where {asked} were asked; its card says {promised}.")
+    few = [k for k, n in zip(num_kept, counts.num_tokens, strict=True) if k < min(card.min_keep, n)]
+    if few:
+        raise MethodError(f"{method} kept {few[0]} tokens of an item; its card says at least {card.min_keep}.")
     return num_kept
 
 

@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from ..core.budget import Budget, Counts, Scope, decision_unit, resolve_counts, round_count
+import torch
+
+from ..core.budget import Budget, Counts, Scope, decision_unit, divide, resolve_counts, round_count
 from ..core.cards import NEEDS, Positions
 from ..core.contracts import Method, Rewriter, Step
 from ..core.errors import BudgetError, TessellaError, UnsupportedError
@@ -101,6 +103,7 @@ def join_captures(several: Iterable[Captures]) -> Captures:
         decoder=_union(c.decoder for c in parts),
         encoder_hidden=_union(c.encoder_hidden for c in parts),
         class_features=any(c.class_features for c in parts),
+        decoder_inputs=_union(c.decoder_inputs for c in parts),
     )
 
 
@@ -152,13 +155,24 @@ def units_of(step: Step, layout: Layout) -> Units:
     return layout.split(decision_unit(scope, card.unit))
 
 
-def counts_of(step: Step, layout: Layout, units: Units) -> Counts:
-    """How many tokens each group keeps."""
+def counts_of(step: Step, layout: Layout, units: Units, first: Layout | None = None) -> Counts:
+    """How many tokens each group keeps. `first`: the layout in front of the method's first cut, for later ones."""
     card = step.method.card
     if step.budget is None:
         return Counts(units.num_tokens, units.num_tokens, asked=False)
     scope = scope_of(step.method, step.budget)
-    return resolve_counts(step.budget, layout, units, scope=scope, rounding=card.rounding, min_keep=card.min_keep)
+    if not step.of_first or first is None:
+        return resolve_counts(step.budget, layout, units, scope=scope, rounding=card.rounding, min_keep=card.min_keep)
+    then = units_of(step, first)
+    whole = resolve_counts(step.budget, first, then, scope=scope, rounding=card.rounding, min_keep=card.min_keep)
+    asked = dict(zip(_names(then), whole.num_keep, strict=True))
+    return Counts(tuple(asked[name] for name in _names(units)), units.num_tokens)
+
+
+def _names(units: Units) -> list[tuple[int, ...]]:
+    """What tells each group from the others, before and after a cut."""
+    parts = {"prompt": (), "image": ("image",), "tile": ("image", "tile"), "frame": ("image", "frame")}[units.unit]
+    return list(zip(units.source_row, *(getattr(units.layout, p)[:, 0].tolist() for p in parts), strict=True))
 
 
 def mean_keep_ratio(tokens_by_layer: list[int], num_tokens: int) -> float:
@@ -185,8 +199,13 @@ def solve_layer_mean(method: Method, adapter: Adapter, budget: Budget, layout: L
     if size == 0:
         return Budget(Fraction(1), "image")
     target = Fraction(keep, size) if isinstance(keep, int) else keep
+    images = layout.split("image")
+    largest = images.num_tokens.index(size)
+    image = images.layout.gather(torch.arange(size)[None], (largest,))
+    units = [units_of(s, image) for s in method.steps(adapter.info, Budget(Fraction(1)))]
     means = {
-        k: _layer_mean(method, adapter, Fraction(k, size), size) for k in range(max(method.card.min_keep, 1), size + 1)
+        k: _layer_mean(method, adapter, Fraction(k, size), size, units)
+        for k in range(max(method.card.min_keep, 1), size + 1)
     }
     least = min(means.values())
     if target < least:
@@ -198,19 +217,20 @@ def solve_layer_mean(method: Method, adapter: Adapter, budget: Budget, layout: L
     return Budget(Fraction(best, size), "image")
 
 
-def _layer_mean(method: Method, adapter: Adapter, keep: Fraction, size: int) -> Fraction:
+def _layer_mean(method: Method, adapter: Adapter, keep: Fraction, size: int, units: list[Units]) -> Fraction:
+    """Mean share of an image of `size` tokens; `units` are its groups at each cut, before anything is removed."""
     steps = method.steps(adapter.info, Budget(keep))
     depth = adapter.info.num_layers
-    total, tokens = 0, size
-    for step, end in zip(steps, [*[s.at_layer for s in steps[1:]], depth], strict=True):
-        total += 0 if step is not steps[0] else tokens * step.at_layer
+    tokens: int | Fraction = size
+    total = tokens * steps[0].at_layer
+    for step, end, groups in zip(steps, [*[s.at_layer for s in steps[1:]], depth], units, strict=True):
         assert step.budget is not None
-        part = step.budget.keep
-        tokens = (
-            part
-            if isinstance(part, int)
-            else max(round_count(part * tokens, method.card.rounding), method.card.min_keep)
-        )
+        part, card = step.budget.keep, method.card
+        of = size if step.of_first else tokens
+        tokens = part if isinstance(part, int) else max(round_count(part * of, card.rounding), card.min_keep)
+        if step.expect is not None:
+            shares = divide(tokens, groups.num_tokens)
+            tokens = Fraction(step.expect(Counts(tuple(shares), groups.num_tokens), groups.layout))
         total += tokens * (end - step.at_layer)
     return Fraction(total, depth * size)
 

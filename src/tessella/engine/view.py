@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor
 from ..core.errors import MethodError, UnsupportedError
 from ..core.layout import Units
 from ..core.reduction import VisualTokens
-from ..core.view import Queries, Softmax, View
+from ..core.view import Place, Queries, Softmax, View
 from ..models.adapter import Adapter
 from ..ops import attention, draws
 from .capture import PREFIX, Recorder, Switch, attach, detach
@@ -53,6 +53,7 @@ class EngineView(View):
         units: Units,
         hidden: Float[Tensor, "B S C"],
         layer: int,
+        layer_inputs: Mapping[int, Tensor],
         rotary: Callable[[int], tuple[Tensor, Tensor]],
         state: dict[str, Any],
         stopwatch: Stopwatch,
@@ -62,6 +63,7 @@ class EngineView(View):
         self._method_id = method_id
         self._adapter, self._sources, self._segment, self._history = adapter, sources, segment, history
         self._units, self._hidden, self._layer, self._rotary, self._stopwatch = units, hidden, layer, rotary, stopwatch
+        self._layer_inputs = layer_inputs
         self._rows = torch.tensor(units.source_row, device=hidden.device)
         self._index = units.index.to(hidden.device)
         mask = self._index >= 0
@@ -102,6 +104,13 @@ class EngineView(View):
     def encoder_keys(self, layer: int) -> Float[Tensor, "B H V D"]:
         keys = torch.cat(self._encoder(layer).keys)  # [items, H, S, D]
         return self._encoder_per_token(keys.transpose(1, 2)).transpose(1, 2)
+
+    def class_projection(self, layer: int) -> tuple[Float[Tensor, "B H D"], Float[Tensor, "B H D"]]:
+        if not self.info.has_class_token:
+            raise UnsupportedError(f"{self._method_id} needs a class token; this {self.info.family} encoder has none.")
+        recorder, items = self._encoder(layer), self._items()
+        query, key = (torch.cat([t[:, :, 0] for t in ts]) for ts in (recorder.queries, recorder.keys))
+        return self._pictures(query)[items], self._pictures(key)[items]
 
     def encoder_hidden(self, layer: int) -> Float[Tensor, "B V Ce"]:
         if layer not in self._encoding.hidden:
@@ -144,8 +153,12 @@ class EngineView(View):
         return out * self.mask[:, None, None, :] * (where >= 0)[self._rows][:, None, :, None]
 
     def project(self, layer: int, rotate: bool) -> tuple[Float[Tensor, "B H S D"], Float[Tensor, "B G S D"]]:
-        if layer < self._layer:
-            raise MethodError(f"{self._method_id}: layer {layer} has already run; project() looks ahead.")
+        hidden = self._hidden if layer >= self._layer else self._layer_inputs.get(layer)
+        if hidden is None:
+            raise MethodError(
+                f"{self._method_id}: layer {layer} has already run and its input is gone; captures() must declare it "
+                "in decoder_inputs, and no cut may lie between."
+            )
         cos, sin = self._rotary(layer)
         if not rotate:
             cos, sin = torch.ones_like(cos), torch.zeros_like(sin)
@@ -156,12 +169,17 @@ class EngineView(View):
         try:
             if not was_on:
                 switch.on()
-            hidden = self._adapter.decoder_norm(layer)(self._hidden)
+            hidden = self._adapter.decoder_norm(layer)(hidden)
             module(hidden_states=hidden, position_embeddings=(cos, sin), attention_mask=None)
         finally:
             switch.off()
             detach(module, recorder)
         return recorder.queries[0][self._rows], recorder.keys[0][self._rows]
+
+    def places(self, of: Place) -> Int[Tensor, "B N"]:
+        if of == "visual":
+            return torch.where(self.mask, self._places, -1)
+        return (self._last_places() if of == "last" else self._text_places())[self._rows]
 
     def text_embeddings(self) -> tuple[Float[Tensor, "B T C"], Bool[Tensor, "B T"]]:
         embeddings = self._sources.embeddings

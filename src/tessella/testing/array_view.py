@@ -7,18 +7,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..core.errors import MethodError
 from ..core.layout import Block, Layout
 from ..core.model_info import ModelInfo
 from ..core.reduction import VisualTokens
-from ..core.view import Queries, Softmax, View
+from ..core.view import Place, Queries, Softmax, View
 from ..ops.draws import group_of, philox_uniforms, sample_id_of
 
 Array = Tensor | np.ndarray
 ByLayer = Array | Mapping[int, Array]
+Pair = tuple[Array, Array]
 Rows = ByLayer | Callable[[int, Queries, Softmax], Tensor]
 
 TOKEN_AXIS = {
@@ -35,11 +36,12 @@ TOKEN_AXIS = {
 class ArrayView(View):
     """What a method sees, from arrays: `[B, ...]`, of the shapes that the functions of `View` return.
 
-    Layer arrays (`class_attention`, `attention_received`, `encoder_keys`, `encoder_hidden`, `attention_rows`,
-    `projection`) are one array for whatever layer is asked, or a mapping by layer. The tokens of an item are one grid:
-    `grids` is its (rows, columns), for all items or one each; without it they are one row, `num_tokens[b]` long. A
-    `layout` takes the place of all three. The connector is the identity unless given. Asking for what was not given
-    raises MethodError.
+    Layer arrays (`class_attention`, `class_projection`, `attention_received`, `encoder_keys`, `encoder_hidden`,
+    `attention_rows`, `projection`) are one array (or pair) for whatever layer is asked, or a mapping by layer. The
+    tokens of an item are one grid: `grids` is its (rows, columns), for all items or one each; without it they are one
+    row, `num_tokens[b]` long. A `layout` takes the place of all three. Visual tokens of a `projection` stand at their
+    slots, every other place is text; `lengths` are the sequences without padding, by default all of it. The connector
+    is the identity unless given. Asking for what was not given raises MethodError.
 
     >>> view = ArrayView(embeddings=torch.randn(2, 6, 8), grids=(2, 3))
     >>> view.layout.grids, view.tokens.embeddings.shape
@@ -53,12 +55,14 @@ class ArrayView(View):
         features: Array | None = None,
         class_features: Array | None = None,
         class_attention: ByLayer | None = None,
+        class_projection: Pair | Mapping[int, Pair] | None = None,
         attention_received: ByLayer | None = None,
         encoder_keys: ByLayer | None = None,
         encoder_hidden: ByLayer | None = None,
         attention_rows: Rows | None = None,
-        projection: tuple[Array, Array] | Mapping[int, tuple[Array, Array]] | None = None,
-        text: tuple[Array, Array] | None = None,
+        projection: Pair | Mapping[int, Pair] | None = None,
+        lengths: Sequence[int] | None = None,
+        text: Pair | None = None,
         pixels: Array | None = None,
         connector: Callable[[Tensor], Tensor] | None = None,
         grids: tuple[int, int] | Sequence[tuple[int, int]] | None = None,
@@ -73,6 +77,7 @@ class ArrayView(View):
             "features": features,
             "class_features": class_features,
             "class_attention": class_attention,
+            "class_projection": class_projection,
             "attention_received": attention_received,
             "encoder_keys": encoder_keys,
             "encoder_hidden": encoder_hidden,
@@ -83,7 +88,7 @@ class ArrayView(View):
         }
         self._connector = connector
         self._layout = layout or self._lay(grids, num_tokens, first_slot)
-        self._sample_ids = sample_ids
+        self._sample_ids, self._lengths = sample_ids, lengths
         self.info = info or default_info()
         self.state = {}
 
@@ -113,6 +118,10 @@ class ArrayView(View):
     def class_attention(self, layer: int) -> Float[Tensor, "B H V"]:
         return self._at("class_attention", layer)
 
+    def class_projection(self, layer: int) -> tuple[Float[Tensor, "B H D"], Float[Tensor, "B H D"]]:
+        query, key = self._at("class_projection", layer)
+        return torch.as_tensor(query), torch.as_tensor(key)
+
     def attention_received(self, layer: int) -> Float[Tensor, "B V"]:
         return self._at("attention_received", layer)
 
@@ -136,6 +145,21 @@ class ArrayView(View):
     def project(self, layer: int, rotate: bool) -> tuple[Float[Tensor, "B H S D"], Float[Tensor, "B G S D"]]:
         query, key = self._at("projection", layer)
         return torch.as_tensor(query), torch.as_tensor(key)
+
+    def places(self, of: Place) -> Int[Tensor, "B N"]:
+        slots = self._layout.slot
+        if of == "visual":
+            return slots.to(self.device)
+        pair = _first_array(self._array("projection"))
+        assert pair is not None
+        size = pair.shape[2]
+        lengths = torch.tensor(self._lengths or [size] * len(slots))[:, None]
+        if of == "last":
+            return (lengths - 1).to(self.device)
+        text = torch.ones(len(slots), size + 1, dtype=torch.bool).scatter(1, slots % (size + 1), False)[:, :size]
+        here = torch.arange(size)
+        place = torch.where(text & (here < lengths), here, size).sort(dim=1).values
+        return torch.where(place < size, place, -1).to(self.device)
 
     def text_embeddings(self) -> tuple[Float[Tensor, "B T C"], Bool[Tensor, "B T"]]:
         embeddings, mask = self._array("text")

@@ -59,6 +59,7 @@ def check_card(method: Method) -> None:
         for layers, need in (
             (step.captures.encoder, {"class_token", "attention_received", "encoder_keys"}),
             (step.captures.decoder, {"decoder_rows"}),
+            (step.captures.decoder_inputs, {"projection"}),
             ((0,) if step.captures.class_features else (), {"class_token"}),
         ):
             assert not layers or need & set(needs), f"captures() reads what needs() does not say: one of {sorted(need)}"
@@ -101,11 +102,11 @@ def check_count(method: Method) -> None:
         assert told is None or list(told) == kept, f"num_kept says {told}, the mask keeps {kept}"
         if not method.card.takes_keep:
             continue
-        if method.card.count == "exact":
+        if step.promised_count == "exact":
             assert kept == list(counts.num_keep), f"asked for exactly {counts.num_keep}, kept {kept}"
             assert told is not None, "an exact count is known without asking the device; num_kept must give it"
         for count, asked, there in zip(kept, counts.num_keep, counts.num_tokens, strict=True):
-            most = asked if method.card.count == "at_most" else there
+            most = asked if step.promised_count == "at_most" else there
             assert min(method.card.min_keep, there) <= count <= most, f"kept {count}, allowed up to {most}"
 
 
@@ -176,7 +177,7 @@ def check_dtypes(method: Method) -> None:
         for step, counts in _runs(method):
             view = random_view(ITEMS, step.captures, dtype)
             reduction = step.reduce(view, counts)
-            if method.card.takes_keep and method.card.count == "exact":
+            if method.card.takes_keep and step.promised_count == "exact":
                 kept = tuple(reduction.keep.sum(dim=1).tolist())
                 assert kept == counts.num_keep, f"{dtype}: asked for {counts.num_keep}, kept {kept}"
             if reduction.embeddings is not None:

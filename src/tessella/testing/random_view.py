@@ -54,8 +54,20 @@ def random_view(items: Sequence[Item], captures: Captures, dtype: torch.dtype = 
         share = 0.5 if softmax == "all" else 1.0  # the other keys get the rest
         return stack(f"rows {layer} {queries}", HEADS, num_queries, axis=2, softmax=True) * share
 
+    def projection(layer: str) -> tuple[Tensor, Tensor]:
+        query, key = (
+            stack(f"{n}{layer}", HEADS // g, HEAD_DIM, axis=1, extra=FIRST_SLOT + TEXT)
+            for n, g in (("queries", 1), ("keys", 2))
+        )
+        return query.to(dtype), key.to(dtype)
+
+    def class_pair(layer: int) -> tuple[Tensor, Tensor]:
+        query, key = (
+            torch.stack([i.draw(f"class {n} {layer}", HEADS, HEAD_DIM) for i in items]) for n in ("query", "key")
+        )
+        return query.to(dtype), key.to(dtype)
+
     text = torch.stack([item.draw("text", TEXT, CHANNELS) for item in items])
-    query, key = (stack(n, HEADS, HEAD_DIM, axis=1, extra=FIRST_SLOT + TEXT).to(dtype) for n in ("queries", "keys"))
     encoder = captures.encoder
     return ArrayView(
         embeddings=stack("embeddings", CHANNELS).to(dtype),
@@ -64,11 +76,13 @@ def random_view(items: Sequence[Item], captures: Captures, dtype: torch.dtype = 
             torch.stack([i.draw("class", FEATURES) for i in items]).to(dtype) if captures.class_features else None
         ),
         class_attention={n: stack(f"class {n}", HEADS, axis=1, softmax=True) for n in encoder},
+        class_projection={n: class_pair(n) for n in encoder},
         attention_received={n: stack(f"received {n}", softmax=True) for n in encoder},
         encoder_keys={n: stack(f"keys {n}", HEADS, HEAD_DIM, axis=1).to(dtype) for n in encoder},
         encoder_hidden={n: stack(f"hidden {n}", FEATURES).to(dtype) for n in captures.encoder_hidden},
         attention_rows=rows,
-        projection=(query, key),
+        projection={n: projection(f" {n}") for n in captures.decoder_inputs} or projection(""),
+        lengths=[FIRST_SLOT + i.num_tokens + TEXT for i in items],
         text=(text.to(dtype), torch.ones(len(items), TEXT, dtype=torch.bool)),
         pixels=torch.stack([item.draw("pixels", 3, PIXELS, PIXELS) for item in items]).to(dtype),
         connector=lambda features: torch.nn.functional.pad(features, (0, CHANNELS - FEATURES)),
