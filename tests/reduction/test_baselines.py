@@ -15,7 +15,8 @@ from tessella.core.layout import Block, Layout
 from tessella.core.pipeline import as_pipeline, parse
 from tessella.core.reduction import Reduction
 from tessella.core.registry import make
-from tessella.reduction.uniform import borderless, lattice, shape_of, stride
+from tessella.ops.grids import shape_of, stride
+from tessella.reduction.uniform import borderless, lattice
 from tessella.testing import ArrayView
 from tessella.testing.array_view import default_info
 

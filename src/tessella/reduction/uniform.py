@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import lru_cache
 
 import torch
@@ -26,6 +25,7 @@ from ..core.errors import MethodError
 from ..core.model_info import ModelInfo
 from ..core.registry import register
 from ..core.view import View
+from ..ops.grids import shape_of, stride
 
 MODES = ("grid2d", "stride1d", "border_less")
 Box = tuple[int, int, int, int]  # first row, first column, rows, columns
@@ -56,26 +56,6 @@ class Uniform(Selector):
             picks = [lattice(*g, k, box) for g, k, box in zip(grids, counts.num_keep, boxes, strict=True)]
         rows = [[*p, *[-1] * (counts.most - len(p))] for p in picks]
         return on_device([i for row in rows for i in row], view.device).reshape(len(rows), counts.most)
-
-
-def stride(num_tokens: int, num_keep: int) -> tuple[int, ...]:
-    """`num_keep` indices evenly spaced over a line: `floor((i + 1/2) N / k)`."""
-    return tuple((2 * i + 1) * num_tokens // (2 * num_keep) for i in range(num_keep))
-
-
-def shape_of(rows: int, columns: int, num_keep: int) -> tuple[int, int]:
-    """Rows and columns of the lattice: the largest with nearly square cells, then the one most like the grid."""
-    best: tuple[tuple[int, ...] | tuple[Fraction | int, ...], int, int] | None = None
-    for r in range(1, min(rows, num_keep) + 1):
-        c = min(columns, num_keep // r)
-        low, high = sorted((r * columns, c * rows))
-        skew = Fraction(high, low)  # |log skew| orders like skew, which is at least 1
-        square = 5 * high <= 7 * low
-        rank = (0, -r * c, skew, -r) if square else (1, skew, -r * c, -r)
-        if best is None or rank < best[0]:
-            best = (rank, r, c)
-    assert best is not None
-    return best[1:]
 
 
 @lru_cache(maxsize=1024)
