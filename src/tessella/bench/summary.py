@@ -20,7 +20,8 @@ from .tables import Table, number, percent, points, to_markdown
 
 REFERENCES = (FULL, BLIND, DOWNSAMPLE)
 # details of settings whose answers can be compared
-MUST_AGREE = ("model", "weights", "revision", "task", "task_version", "split", "decoding")
+MUST_AGREE = ("model", "weights", "revision", "task", "pictures", "split", "prompt", "decoding")
+NOT_NOTED = ("model_class", "model_files", "prompt", "methods")
 
 
 @dataclass(frozen=True)
@@ -320,7 +321,7 @@ def _contribution_table(section: Section, kinds: tuple[str, ...]) -> Table:
 def _notes(measured: Sequence[Measured], comparer: _Comparer) -> list[str]:
     """What was measured and what an interval means."""
     settings = [m.setting for m in measured]
-    names = sorted({name for s in settings for name in s.details})
+    names = sorted({name for s in settings for name in s.details} - set(NOT_NOTED))
     shared = [f"{n} {_shortened(v[0])}" for n in names if len(v := _values(settings, n)) == 1]
     mixed = [n for n in names if len(_values(settings, n)) > 1]
     notes = [f"same for all settings: {', '.join(shared)}"] if shared else []
