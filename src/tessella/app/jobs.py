@@ -6,12 +6,17 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.errors import InputError
 from ..pictures.opening import read_picture
 from ..pictures.saving import check_picture_target, check_target, save_picture
 from .answering import Answer, Comparison, ask, check_request, compare, read_methods
+
+if TYPE_CHECKING:
+    from ..bench.pace import Progress
+    from ..bench.runner import Request as BenchRequest
+    from ..bench.summary import Summary
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,39 @@ def run_demo(folder: str | Path, say: Callable[[Any], None]) -> Path:
     say(demo.RivalAnswers(examples, demo.compare_rivals(model, processor, examples)))
     say(demo.Scores(demo.score_settings(model, processor, demo.table_settings(), per_kind=demo.PER_KIND)))
     return target
+
+
+def run_bench(
+    request: BenchRequest,
+    source: Source,
+    out: str | Path,
+    say: Callable[[str], None],
+    tell: Callable[[Progress], None] | None = None,
+) -> Summary:
+    """Measure what `request` asks for in the ledger `out`, going on where it stopped; returns the comparison.
+
+    `say` receives notes before the run starts, `tell` the progress. Nothing is written before the request is known to
+    be possible. Ctrl-C raises KeyboardInterrupt with a line on how to go on.
+    """
+    from ..bench.ledger import Ledger
+    from ..bench.runner import plan_work, run_work
+    from ..bench.summary import summarize
+
+    request.check()
+    with Ledger(out) as ledger:
+        model, processor = source.load()
+        work = plan_work(model, processor, source.name, request)
+        for note in work.notes:
+            say(note)
+        try:
+            run_work(work, ledger, tell)
+        except KeyboardInterrupt:
+            there = len(ledger.done(work.settings))
+            raise KeyboardInterrupt(
+                f"{there:,} answers of these settings are kept in {str(out)!r}; the same command goes on from there"
+            ) from None
+        rows = ledger.rows(work.settings, work.kinds, work.seeds)
+    return summarize(rows)
 
 
 def to_json(value: Any) -> str:

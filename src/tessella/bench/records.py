@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 FULL, BLIND, DOWNSAMPLE = "none", "blind", "downsample"  # the rows that others are read against
@@ -28,7 +29,7 @@ class Setting:
         """The whole setting as canonical JSON."""
         return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
-    @property
+    @cached_property
     def key(self) -> str:
         """16 hexadecimal digits of the setting's SHA-256."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]

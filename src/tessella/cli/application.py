@@ -11,7 +11,7 @@ import typer.core
 import typer.main
 
 from ..core.errors import TessellaError
-from . import ask, compare, demo, doctor, methods, show
+from . import ask, bench, compare, demo, doctor, methods, show
 
 PROGRAM = "tessella"
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # of whichever click typer is built on
@@ -27,8 +27,8 @@ class Commands(typer.core.TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise Interrupted from None
+        except KeyboardInterrupt as interrupt:
+            raise Interrupted(*interrupt.args) from None
 
 
 app = typer.Typer(
@@ -60,7 +60,7 @@ def start(
         typer.echo(context.get_help())
 
 
-for module in (ask, compare, methods, show, doctor, demo):
+for module in (ask, compare, bench, methods, show, doctor, demo):
     app.command(module.__name__.rsplit(".", 1)[-1])(module.command)
 
 
@@ -79,8 +79,8 @@ def run(args: Sequence[str]) -> int:
         path = context.command_path if context is not None else PROGRAM
         message: str = error.format_message()  # type: ignore[attr-defined]
         return _complain(f"{message}{'' if message.endswith(('.', '?')) else '.'} Help: {path} --help")
-    except (Interrupted, KeyboardInterrupt, typer.Abort):
-        print("interrupted", file=sys.stderr)
+    except (Interrupted, KeyboardInterrupt, typer.Abort) as interrupt:
+        print(": ".join(["interrupted", *map(str, interrupt.args)]), file=sys.stderr)
         return 130
     return code if isinstance(code, int) else 0
 

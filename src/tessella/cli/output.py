@@ -28,9 +28,13 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
+def print_note(note: str) -> None:
+    print(f"note: {note}", file=sys.stderr)
+
+
 def print_notes(notes: Iterable[str]) -> None:
     for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+        print_note(note)
 
 
 def print_json(value: Any) -> None:

@@ -1,0 +1,64 @@
+"""tessella bench: the same questions under many settings, into a ledger."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .options import Device, Dtype, Json, Model
+
+
+def command(
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,C",
+            help="Methods or pipelines, with commas between; every registered one by default. 'none' (every token), "
+            "'blind' (no token) and, where a keep is given, 'downsample' are added.",
+        ),
+    ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(metavar="K1,K2", help="Keeps for methods without a budget of their own: 1/2,1/4 or 64."),
+    ] = None,
+    types: Annotated[
+        str | None, typer.Option(metavar="T1,T2", help="Question types, e.g. colour,digit; all eight by default.")
+    ] = None,
+    limit: Annotated[int, typer.Option(metavar="N", help="Questions of each type.")] = 200,
+    stage: Annotated[
+        str | None,
+        typer.Option(metavar="STAGE", help="Only methods that act there: connector, prefill or input."),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Which questions: another seed draws other ones.")] = 0,
+    batch: Annotated[int, typer.Option(metavar="N", help="Questions answered together.")] = 50,
+    only: Annotated[bool, typer.Option("--only", help="Add no 'none', 'blind' and 'downsample'.")] = False,
+    out: Annotated[
+        str, typer.Option(metavar="FILE", help="The SQLite ledger of all answers; one that is there is continued.")
+    ] = "bench.db",
+    model: Model = "mini",
+    dtype: Dtype = None,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Measure methods on freshly drawn questions.
+
+    Every answer is written to the ledger as soon as it is there: the same command goes on where it was stopped.
+    """
+    from ..app.jobs import Source, run_bench
+    from ..bench.runner import Request
+    from .output import print_json, print_note, print_table, quiet_libraries
+    from .progress import Reporter
+
+    quiet_libraries()
+    request = Request(methods, keep, types, limit, stage, seed, batch, only)
+    with Reporter() as reporter:
+        summary = run_bench(request, Source(model, dtype, device), out, print_note, reporter)
+    if json:
+        print_json(summary.to_dict())
+        return
+    for table in summary.tables():
+        print(table.title)
+        print_table(table.heads, table.rows, right=table.right)
+        print()
+    print(f"ledger: {out}")

@@ -1,0 +1,64 @@
+"""Show how far a run is, on standard error: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from ..bench.pace import Progress
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Reporter:
+    """A context manager that is called with each progress."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._task: Any = None
+        self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
+
+    def __enter__(self) -> Reporter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, progress: Progress) -> None:
+        if sys.stderr.isatty():
+            self._show(progress)
+        elif time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
+            print(describe(progress), file=sys.stderr, flush=True)
+
+    def _show(self, progress: Progress) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        if self._bar is None:
+            columns = (BarColumn(), TextColumn("{task.description}", markup=False))
+            self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
+            self._task = self._bar.add_task("", total=progress.total)
+            self._bar.start()
+        self._bar.update(self._task, completed=progress.answers, description=describe(progress))
+
+
+def describe(progress: Progress) -> str:
+    """One line: '1,200 of 4,800 answers, 3 min left (fastv:0.5, colour)'."""
+    left = format_seconds(progress.seconds_left)
+    return f"{progress.answers:,} of {progress.total:,} answers, {left} left ({progress.pipeline}, {progress.kind})"
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration in the unit that suits it.
+
+    >>> format_seconds(42.2), format_seconds(200), format_seconds(7300)
+    ('42 s', '3 min', '2 h 2 min')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
