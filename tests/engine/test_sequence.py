@@ -59,6 +59,27 @@ def test_a_cut_keeps_text_and_kept_tokens_in_order(first: int, second: int, seed
     assert (cut.segment.padded is None) == (cut.segment.num_padding == (0, 0))
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(0, 1000), st.sampled_from(["prompt", "image"]))
+def test_two_compact_cuts_number_what_is_left(first: int, second: int, seed: int, unit: str) -> None:
+    """Positions after a second cut count real tokens only, whatever padding the first one left."""
+    layout, length = two_rows(first, second)
+    generator = torch.Generator().manual_seed(seed)
+    segment, positions = whole_prompt(layout, 2, length, torch.device("cpu"), None), torch.arange(length)[None]
+    for layer in (1, 2):
+        units = segment.layout.split(unit)
+        keep = (torch.rand(units.index.shape, generator=generator) < 0.6) & (units.index >= 0)
+        num_kept = tuple(keep.sum(dim=1).tolist())
+        cut = make_cut(segment, units, Reduction(keep, num_kept), num_kept, layer, "compact", None)
+        positions = positions_after(cut.segment, positions, segment.num_padding)
+        segment = cut.segment
+        assert segment.shift is not None
+        for row in range(2):
+            pad = segment.num_padding[row]
+            assert positions[row, pad:].tolist() == list(range(segment.length - pad))
+            assert segment.shift[row] == length - (segment.length - pad)
+
+
 @pytest.mark.parametrize("policy", ["compact", "original"])
 def test_order_and_vectors_land_where_the_policy_says(policy: str) -> None:
     layout = Layout.single(1, 1, 4, first_slot=1)  # slots 1..4 of a prompt of 6

@@ -202,7 +202,8 @@ class Reading:
             decision.vectors,
         )
         self._layer_inputs.clear()
-        self._position_ids.append(positions_after(cut.segment, self._position_ids[-1]))
+        positions = positions_after(cut.segment, self._position_ids[-1], self.segment.num_padding)
+        self._position_ids.append(positions)
         self.prompt.segments.append(cut.segment)
         self.prompt.decisions.append(decision)
         for state in self._state.values():

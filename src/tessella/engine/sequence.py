@@ -150,10 +150,13 @@ def make_cut(
     return Cut(after, content.gather(1, gather), write)
 
 
-def positions_after(segment: Segment, before: Int[Tensor, "B S"]) -> Int[Tensor, "B R"]:
+def positions_after(
+    segment: Segment, before: Int[Tensor, "B S"], padding_before: tuple[int, ...] | None = None
+) -> Int[Tensor, "B R"]:
     """Positions of a segment's tokens from those of the segment before it.
 
-    Under `original` every token keeps its own; under `compact` it loses the number of tokens dropped before it.
+    Under `original` every token keeps its own; under `compact` it loses the number of tokens dropped before it, to
+    which engine padding of the segment before (`padding_before`, of each row) does not count.
     """
     index = segment.from_previous
     taken = before.expand(len(index), -1).gather(1, index)
@@ -162,6 +165,8 @@ def positions_after(segment: Segment, before: Int[Tensor, "B S"]) -> Int[Tensor,
     here = torch.arange(index.shape[1], device=index.device)
     if segment.padded is not None:
         here = here - segment.padded.sum(dim=1, keepdim=True)
+    if padding_before is not None and any(padding_before):
+        here = here + torch.tensor(padding_before, device=index.device)[:, None]
     dropped_before = index - here
     moved = taken - dropped_before
     return moved if segment.padded is None else torch.where(segment.padded, 0, moved)
