@@ -15,6 +15,9 @@ VARIANTS = {
     "hiprune(alpha=1.0)": make("hiprune", alpha=1.0),
     "hiprune(wrap=False)": make("hiprune", alpha=0.8, wrap=False),
     "visionzip(contextual=0)": make("visionzip", contextual=0),
+    "prumerge(plus=False)": make("prumerge", plus=False),
+    "prumerge(order='raster')": make("prumerge", attention="multihead", order="raster"),
+    "feather@2(stride=2)": make("feather", at_layer=2, second_layer=5, stride=2),
     "fastv@3": make("fastv", at_layer=3),
     "fastervlm(cls_fallback='received')": make("fastervlm", cls_fallback="received"),
 }

@@ -26,6 +26,7 @@ def test_counts_and_decoding(method: str, encoder: Any, attention: str, dtype: t
         return
     options = {"max_new_tokens": 4, "do_sample": False, "suppress_tokens": [5]}
     for seed, positions, keep in itertools.product(range(3), ["original", "compact"], [1, 5, NUM_VISUAL - 1, 0.5]):
+        keep = max(keep, tessella.make(method).card.min_keep) if isinstance(keep, int) else keep
         inputs = tiny_inputs((2, 1, 1), padding="left", dtype=dtype, seed=seed)
         with torch.no_grad(), tessella.reduce(model, method, keep=keep, positions=positions) as run:
             cached = model.generate(**inputs, **options)

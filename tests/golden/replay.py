@@ -10,6 +10,7 @@ Indices and masks must match exactly, floats within 1e-4 relative.
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 from collections.abc import Callable
@@ -24,9 +25,11 @@ import torch
 from torch import Tensor
 
 from tessella.core.budget import Counts, round_count
+from tessella.core.layout import Layout
 from tessella.core.reduction import Reduction
 from tessella.core.registry import make, method_modules
 from tessella.testing import ArrayView
+from tessella.testing.array_view import default_info
 
 # parts of implemented methods that a file may record and that are not implemented, with the reason
 NOT_IMPLEMENTED: dict[str, str] = {}
@@ -165,7 +168,49 @@ def visionzip(file: Golden) -> None:
     file.compare("output_tokens", reduction.embeddings)
 
 
-DRIVERS: dict[str, Callable[[Golden], None]] = {f.__name__: f for f in (fastv, divprune, hiprune, fastervlm, visionzip)}
+def prumerge(file: Golden) -> None:
+    """Features, the class token's query and all keys of the last layer; centres and tokens in the authors' order."""
+    hidden, keys = file["hidden_states"], file["keys"]
+    view = ArrayView(
+        features=hidden[None, 1:],
+        class_projection=(file["cls_query"][None, None], keys[None, None, 0]),
+        encoder_keys=keys[None, None, 1:],
+    )
+    ratio = None if file.number("adaptive") else file.number("reduction_ratio")
+    method: Any = make("prumerge", plus=file.number("plus"), ratio=ratio)
+    counts = Counts(view.layout.num_tokens, view.layout.num_tokens, asked=False)
+    attention = method.class_row(view)
+    file.compare("cls_attention", attention[0])
+    if ratio is None:
+        file.compare("num_outliers", method.num_outliers(attention, view.mask, counts)[0])
+    centres, num_centres = method.centres(attention, view.mask, counts)
+    file.compare("anchor_indices", centres[0, : num_centres[0]])
+    file.compare("output_tokens", method.reduce(view, counts).embeddings[0])
+
+
+def feather(file: Golden) -> None:
+    """One query and the keys of every visual token, for both cuts; the second sees what the first has kept."""
+    query, there = torch.as_tensor(file["q_last"])[None, :, None], int(file.number("n_img"))
+    pairs = []
+    for stage in (1, 2):
+        key = torch.as_tensor(file[f"k_img_stage{stage}"]).transpose(0, 1)[None]
+        key = torch.nn.functional.pad(key, (0, 0, 0, 1))  # the last token stands behind the picture
+        pairs.append((query.expand(-1, -1, there + 1, -1), key))
+    side = math.isqrt(there)
+    method: Any = make("feather", rho=file.number("keep_ratio"), stride=int(file.number("stride")))
+    layout = Layout.single(1, side, side)
+    for stage, pair, step in zip((1, 2), pairs, method.steps(default_info(), None), strict=True):
+        view = ArrayView(projection=pair, embeddings=torch.zeros(1, there, 1), layout=layout)
+        file.compare(f"score_stage{stage}", method.score(view, step.at_layer - 1)[0])
+        counts = Counts(layout.num_tokens, layout.num_tokens, asked=False)
+        kept = step.reduce(view, counts).keep.nonzero()[None, :, 1]
+        layout = layout.gather(kept, (0,))
+        file.compare(f"kept_stage{stage}", layout.slot[0])
+
+
+DRIVERS: dict[str, Callable[[Golden], None]] = {
+    f.__name__: f for f in (fastv, divprune, hiprune, fastervlm, visionzip, prumerge, feather)
+}
 
 
 def owner_of(stem: str, ids: set[str]) -> str:

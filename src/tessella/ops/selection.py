@@ -45,3 +45,14 @@ def mask_indices(mask: Bool[Tensor, "B V"], most: int) -> Int[Tensor, "B {most}"
     here = torch.arange(num_tokens, device=mask.device).expand(batch, -1)
     out = torch.full((batch, most + 1), -1, dtype=torch.long, device=mask.device)
     return out.scatter(1, place, here)[:, :most]
+
+
+def pad_indices(rows: Sequence[Sequence[int]], device: torch.device) -> Int[Tensor, "B K"]:
+    """Rows of indices known to the host as one tensor, padded with -1 to the longest.
+
+    >>> pad_indices([[4, 0], [2]], torch.device("cpu"))
+    tensor([[ 4,  0],
+            [ 2, -1]])
+    """
+    most = max(map(len, rows), default=0)
+    return on_device([i for row in rows for i in [*row, *[-1] * (most - len(row))]], device).reshape(len(rows), most)
