@@ -12,6 +12,7 @@ VARIANTS = {
     "random@4": make("random", at_layer=4),
     "uniform(mode='stride1d')": make("uniform", mode="stride1d"),
     "uniform(mode='border_less')": make("uniform", mode="border_less"),
+    "pool(space='projected')": make("pool", space="projected"),
     "hiprune(alpha=1.0)": make("hiprune", alpha=1.0),
     "hiprune(wrap=False)": make("hiprune", alpha=0.8, wrap=False),
     "visionzip(contextual=0)": make("visionzip", contextual=0),

@@ -23,6 +23,7 @@ from tessella.core.errors import MethodError, TessellaError, UnsupportedError
 from tessella.core.model_info import ModelInfo, PaperLayer, fit_layers
 from tessella.core.reduction import Reduction
 from tessella.core.registry import make
+from tessella.core.rewriting import Draft
 from tessella.core.view import Captures, Point, View
 from tessella.testing import ArrayView
 
@@ -88,8 +89,8 @@ class Smaller(Rewriter):
     card = dataclasses.replace(CARD, stages=("input",))
     id = "smaller"
 
-    def rewrite(self, inputs: Any, budget: Any, encode: Any) -> dict[str, Any]:
-        return dict(inputs)
+    def rewrite(self, draft: Draft, counts: Counts) -> Draft:
+        return draft
 
 
 VIEW = ArrayView(embeddings=torch.tensor([[0.1, 0.9, 0.5, 0.2], [0.3, 0.3, 0.3, 9.0]])[:, :, None], num_tokens=(4, 3))

@@ -80,7 +80,7 @@ def test_ids_are_file_names() -> None:
 
 
 def test_filters_read_the_cards() -> None:
-    assert {"none", "blind", "random", "uniform"} == set(methods(baseline=True))
+    assert {"none", "blind", "random", "uniform", "pool", "downsample"} == set(methods(baseline=True))
     assert "fastv" in methods(stage="prefill")
     assert "divprune" not in methods(stage="prefill")
     assert {"fastervlm", "visionzip"} <= set(methods(needs="class_token"))

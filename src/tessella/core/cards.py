@@ -26,6 +26,7 @@ NEEDS = {
     "projection": "queries and keys of a decoder layer before it runs",
     "text": "embeddings of the prompt's text",
     "pixels": "the pixels of each image",
+    "sizes": "an encoder that takes pictures of other sizes",
 }
 
 

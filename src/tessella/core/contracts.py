@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, ClassVar, Final
 
 import torch
@@ -21,6 +21,7 @@ from .errors import MethodError, UnsupportedError
 from .layout import Layout
 from .model_info import ModelInfo, PaperLayer, Part, fit_layers
 from .reduction import Reduction
+from .rewriting import Draft
 from .view import Captures, Point, View
 
 Reduce = Callable[[View, Counts], Reduction]
@@ -226,8 +227,8 @@ class Rewriter(Method):
     """A method that changes the inputs: other pictures, another resolution, other placeholders."""
 
     @abstractmethod
-    def rewrite(self, inputs: Mapping[str, Any], budget: Budget | None, encode: Callable[..., Any]) -> dict[str, Any]:
-        """New keyword arguments for `generate` or `forward`; `encode(pixel_values)` runs the vision encoder."""
+    def rewrite(self, draft: Draft, counts: Counts) -> Draft:
+        """The changed draft; the same object if nothing changes. `counts` says what each picture may keep."""
 
     def reduce(self, view: View, counts: Counts) -> Reduction:
         raise MethodError(f"{self.id} rewrites inputs; it does not cut tokens.")

@@ -13,6 +13,7 @@ from ..core.cards import Positions
 from ..core.layout import Layout, Units
 from ..core.reduction import Reduction
 from .report import PromptRecord
+from .rewriting import Rewrite
 from .sequence import Segment
 
 
@@ -30,10 +31,13 @@ class Decision:
 
 @dataclass
 class Prompt:
-    """One prompt read under a run. `segments[0]` is the whole prompt; one more follows each cut."""
+    """One prompt read under a run. `segments[0]` is the whole prompt; one more follows each cut.
+
+    `rewrite` says how it came from the prompt that the user gave, where methods have rewritten that one.
+    """
 
     input_ids: Tensor | None
-    pixels: Tensor | None
+    pixels: Tensor | list[Tensor] | None
     pictures: list[Tensor]  # pixels, or encoded pictures where there are none
     num_layers: int
     segments: list[Segment] = field(default_factory=list)
@@ -41,10 +45,22 @@ class Prompt:
     cache_lengths: tuple[int, ...] = ()
     cache_bytes: int = 0
     full_cache_bytes: int = 0
+    rewrite: Rewrite | None = None
 
     @property
     def layout(self) -> Layout:
         return self.segments[0].layout
+
+    @property
+    def full_layout(self) -> Layout:
+        """Visual tokens of the prompt that the user gave."""
+        return self.layout if self.rewrite is None else self.rewrite.layout
+
+    @property
+    def full_length(self) -> int:
+        """Tokens of the prompt that the user gave, and of what has been added since."""
+        read = self.segments[0].length
+        return read if self.rewrite is None else read + self.rewrite.length - self.rewrite.origin.shape[1]
 
     def continues_as(self, inputs: dict[str, Any]) -> bool:
         """True if a cache-less forward reads this prompt again with tokens added at the end."""
@@ -65,7 +81,7 @@ class Prompt:
     def mean_keep_ratios(self) -> tuple[float, ...]:
         """For each row the average over decoder layers of the share of its visual tokens that a layer sees."""
         by_row = zip(*self._visual_by_layer(), strict=True)
-        counts = zip(by_row, self.layout.num_tokens, strict=True)
+        counts = zip(by_row, self.full_layout.num_tokens, strict=True)
         return tuple(sum(seen) / (len(seen) * there) if there else 1.0 for seen, there in counts)
 
     def kept(self) -> list[list[Tensor]]:
@@ -93,7 +109,8 @@ class Prompt:
 
     def record(self) -> PromptRecord:
         """Counts for the report."""
-        tokens_in = tuple(tuple(len(i) for i in _slots_by_image(self.layout, r)) for r in range(len(self.layout.slot)))
+        full = self.full_layout
+        tokens_in = tuple(tuple(len(i) for i in _slots_by_image(full, r)) for r in range(len(full.slot)))
         tokens_kept = tuple(tuple(len(i) for i in row) for row in self.kept())
         return PromptRecord(
             tokens_in,
@@ -133,8 +150,9 @@ class Prompt:
 
 def pictures_of(inputs: dict[str, Any]) -> list[Tensor]:
     """What tells a prompt's pictures apart from another's: pixels, or else their encoded features."""
-    if inputs.get("pixel_values") is not None:
-        return [inputs["pixel_values"]]
+    pixels = inputs.get("pixel_values")
+    if pixels is not None:
+        return [pixels] if isinstance(pixels, Tensor) else list(pixels)
     return list(inputs["mm_encoder_outputs"]["image"].pooler_output)
 
 

@@ -27,11 +27,20 @@ Mark = tuple["Encoding", int]  # which item of an encoding a picture is
 class Encoding:
     """What one pass of the vision encoder left behind. It stays with the encoder's output, which may be used again."""
 
-    pixels: Tensor | None = None
+    pixels: Tensor | list[Tensor] | None = None  # a list of pictures where these have several sizes
     features: Tensor | None = None  # [items, N, Ce], the connector's input
     class_features: Tensor | None = None  # [items, Ce]
     attention: dict[int, Recorder] = field(default_factory=dict)
     hidden: dict[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def is_joined(self) -> bool:
+        """True for pictures of several sizes, encoded by several passes; only their pixels are known."""
+        return isinstance(self.pixels, list)
+
+    def picture(self, number: int) -> Tensor | None:
+        """Pixels of one picture."""
+        return None if self.pixels is None else self.pixels[number]
 
     def shows(self, captures: Captures) -> bool:
         """True if all that `captures` names of the encoder was recorded."""
@@ -106,8 +115,14 @@ class EncoderWatch:
         known = self._known or []
         marks = [getattr(p, "tessella_encoding", None) or _find(p, known) for p in output.pooler_output]
         found = [m for m in marks if m is not None]
-        if not found or len(found) < len(marks) or any(m[0] is not found[0][0] for m in found):
+        if not found or len(found) < len(marks):
             return None, None  # encoded elsewhere, or changed since
+        if any(m[0] is not found[0][0] for m in found):
+            pixels = [encoding.picture(number) for encoding, number in found]
+            sizes = {p.shape for p in pixels if p is not None}
+            if None in pixels or len(sizes) == 1:
+                return None, None  # encoded by several calls
+            return Encoding(pixels=pixels), None  # type: ignore[arg-type]  # none of them is None
         encoding, items = found[0][0], [number for _, number in found]
         if not encoding.shows(self._captures):
             return None, None  # made under a pipeline that asked for less

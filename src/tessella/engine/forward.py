@@ -100,7 +100,7 @@ class Reading:
         self.prompt.cache_bytes = stored_bytes(self.cache)
         stored = sum(self.prompt.cache_lengths)
         per_token = self.prompt.cache_bytes // stored if stored else 0
-        self.prompt.full_cache_bytes = per_token * full_length * len(self.prompt.cache_lengths)
+        self.prompt.full_cache_bytes = per_token * self.prompt.full_length * len(self.prompt.cache_lengths)
         ledger = Ledger.open(owner, full_length, self.prompt.segments, self.prompt.visual_per_layer())
         reduced(self.cache, ledger)
 
@@ -121,7 +121,7 @@ class Reading:
     def check_logits_to_keep(self, wanted: int | Tensor) -> None:
         """Raise UnsupportedError where places of the full prompt are asked of the shorter one."""
         whole, last = self.prompt.segments[0], self.segment
-        if sum(last.num_visual) == sum(whole.num_visual):
+        if sum(last.num_visual) == sum(whole.num_visual) and self.prompt.rewrite is None:
             return
         if isinstance(wanted, int) and (wanted <= 1 or wanted < whole.length - int(whole.layout.slot.max())):
             return

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..core.errors import UnsupportedError
 from ..models.adapter import Adapter
+from .rewriting import Rewrite
 
 _REFUSED = {
     "assistant_model": "assisted decoding rolls the cache back to lengths that differ by layer",
@@ -31,6 +33,29 @@ def check_generate(model: Any, kwargs: dict[str, Any]) -> None:
             f"cache_implementation={implementation!r} is not supported on a reduced model: layers hold different "
             "numbers of tokens, which takes a dynamic cache. Leave it out."
         )
+
+
+def with_room(model: Any, kwargs: dict[str, Any], rewrite: Rewrite) -> dict[str, Any]:
+    """Arguments of `generate` whose limits on the whole length mean the user's prompt, not the rewritten one."""
+    config = kwargs.get("generation_config") or model.generation_config
+    gone = rewrite.length - rewrite.origin.shape[1]
+    out = dict(kwargs)
+    for name in ("max_length", "min_length"):
+        limit = kwargs.get(name, getattr(config, name, None))
+        if limit:
+            out[name] = limit - gone
+    return out
+
+
+def with_prompt(out: Any, prompt: Tensor, rewrite: Rewrite) -> Any:
+    """What `generate` gave, its sequences with the user's own prompt in front of the new tokens."""
+    sequences = out if isinstance(out, Tensor) else out.sequences
+    new = sequences[:, rewrite.origin.shape[1] :]
+    sequences = torch.cat([prompt.repeat_interleave(len(sequences) // len(prompt), dim=0), new], dim=1)
+    if isinstance(out, Tensor):
+        return sequences
+    out.sequences = sequences
+    return out
 
 
 def check_trainable(adapter: Adapter) -> None:

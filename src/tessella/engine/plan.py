@@ -93,6 +93,12 @@ def check_order(pipeline: Pipeline, steps: list[Step]) -> None:
     cuts = [s.at_layer for s in steps]
     if cuts != sorted(cuts):
         raise UnsupportedError(f"the steps of '{pipeline}' act at layers {cuts}; write them in ascending order.")
+    is_input = [s.stage == "input" for s in steps]
+    if is_input != sorted(is_input, reverse=True):
+        late = next(
+            s.method.id for s, before in zip(steps[1:], is_input, strict=False) if s.stage == "input" and not before
+        )
+        raise UnsupportedError(f"{late} rewrites the inputs, so it comes first; '{pipeline}' names it behind a cut.")
 
 
 def join_captures(several: Iterable[Captures]) -> Captures:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -91,7 +92,10 @@ class Run:
         totals = self._wiring.totals
         budgets = [str(p.budget) for p in self.pipeline.parts if p.budget]
         ratio = totals.tokens_kept / totals.tokens_in if totals.tokens_in else 1.0
-        used = {s.positions for s in self._wiring.prompt.segments[1:]} if self._wiring.prompt else set()
+        last = self._wiring.prompt
+        used = {s.positions for s in last.segments[1:]} if last else set()
+        if last and last.rewrite:
+            used.add("compact")  # what follows a smaller picture moves up
         return Report(
             pipeline=str(self.pipeline),
             positions="/".join(sorted(used)) or "original",
@@ -127,17 +131,38 @@ class Run:
         """Cuts made in the last prompt; 0 before the first."""
         return len(self._wiring.prompt.decisions) if self._wiring.prompt else 0
 
+    @property
+    def num_rewrites(self) -> int:
+        """Prompts that the pipeline's rewriting methods were shown so far, changed or not."""
+        return self._wiring.num_rewrites
+
+    @property
+    def is_rewritten(self) -> bool:
+        """True if the model read other pictures than the last prompt held."""
+        return self._last().rewrite is not None
+
+    @property
+    def pictures(self) -> list[Image.Image]:
+        """The last prompt's pictures as the encoder got them, restored from the pixels."""
+        return _restore(self._last().pixels, self._adapter.pixel_statistics())
+
     def expand(self, logits: Tensor, fill: float = float("nan")) -> Tensor:
-        """Logits `[B, R, C]` of the last prompt's shortened sequence as `[B, S, C]`; dropped places hold `fill`."""
+        """Logits `[B, R, C]` of the last prompt's shortened sequence as `[B, S, C]`; dropped places hold `fill`.
+
+        So do the placeholders of a picture that was rewritten, which have no counterpart.
+        """
         prompt = self._last()
-        segment, length = prompt.segments[-1], prompt.segments[0].length
+        segment, length = prompt.segments[-1], prompt.full_length
         if logits.shape[:2] != segment.places.shape:
             raise UnsupportedError(
                 f"expand takes the logits of the whole shortened prompt, [B, R] = {tuple(segment.places.shape)}; "
                 f"got {tuple(logits.shape[:2])}."
             )
         out = torch.full((len(logits), length + 1, logits.shape[2]), fill, dtype=logits.dtype, device=logits.device)
-        places = segment.places if segment.padded is None else torch.where(segment.padded, length, segment.places)
+        places = segment.places if prompt.rewrite is None else prompt.rewrite.places(segment.places)
+        places = torch.where(places < 0, length, places)
+        if segment.padded is not None:
+            places = torch.where(segment.padded, length, places)
         index = places.to(logits.device)[:, :, None].expand_as(logits)
         return out.scatter(1, index, logits)[:, :length]
 
@@ -145,17 +170,21 @@ class Run:
         """Save the last prompt's pictures with kept, merged and dropped patches; also returned.
 
         `images`: the original pictures of the batch in prompt order; by default they are restored from the pixels.
+        Where methods rewrite pictures, those that the model saw are drawn, and there is nothing to give.
         """
         prompt = self._last()
-        pictures = list(images) if images is not None else _restore(prompt.pixels, self._adapter.pixel_statistics())
+        if images is not None and prompt.rewrite is not None:
+            raise UnsupportedError("the model saw other pictures than the originals; leave images out to draw those.")
+        pictures = self.pictures if images is None else list(images)
         blocks = [b for row in prompt.layout.blocks for b in row]
         if len(pictures) != len(blocks):
             raise UnsupportedError(f"show needs {len(blocks)} pictures for the last prompt; got {len(pictures)}.")
         kept = [k for row in prompt.kept() for k in row]
         merged = [m for row in prompt.merged() for m in row]
-        text = (
-            caption or f"{self.pipeline}: {sum(map(len, kept))} of {sum(prompt.layout.num_tokens)} visual tokens kept"
-        )
+        text = f"{self.pipeline}: {sum(map(len, kept))} of {sum(prompt.full_layout.num_tokens)} visual tokens kept"
+        if prompt.rewrite is not None:
+            text += f"\n{seen_at(pictures)}"
+        text = caption or text
         sheet = drawing.draw_prompt(pictures, [[b] for b in blocks], kept, merged, text)
         save_picture(sheet, path)
         return sheet
@@ -172,10 +201,19 @@ def active_run(model: nn.Module) -> Run | None:
     return stack[-1] if stack else None
 
 
-def _restore(pixels: Tensor | None, statistics: tuple[Any, Any]) -> list[Image.Image]:
+def seen_at(pictures: Sequence[Image.Image]) -> str:
+    """In words, how large the pictures were that a model saw: 'read as pictures of 56 x 56 pixels'."""
+    sizes = list(dict.fromkeys(f"{p.width} x {p.height}" for p in pictures))
+    return f"read as {'a picture' if len(pictures) == 1 else 'pictures'} of {', '.join(sizes)} pixels"
+
+
+def _restore(pixels: Tensor | list[Tensor] | None, statistics: tuple[Any, Any]) -> list[Image.Image]:
     """Pictures from normalised pixels."""
     if pixels is None:
         raise UnsupportedError("the last prompt came without pixels; give show(images=...) the pictures.")
-    mean, std = (torch.tensor(s, device=pixels.device).view(1, 3, 1, 1) for s in statistics)
-    values = ((pixels.float() * std + mean).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(v) for v in values]
+    out = []
+    for picture in pixels:
+        mean, std = (torch.tensor(s, device=picture.device).view(3, 1, 1) for s in statistics)
+        values = ((picture.float() * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
+        out.append(Image.fromarray(values.permute(1, 2, 0).cpu().numpy()))
+    return out

@@ -126,7 +126,13 @@ class EngineView(View):
             raise UnsupportedError(
                 f"{self._method_id} reads pixels; the call was given mm_encoder_outputs without them."
             )
-        return pixels[self._items()]
+        items = self._items()
+        if isinstance(pixels, Tensor):
+            return pixels[items]
+        chosen = [pixels[i] for i in items.tolist()]
+        if len({p.shape for p in chosen}) > 1:
+            raise self._several_sizes("pixels")
+        return torch.stack(chosen)
 
     # -- the language model ------------------------------------------------------------------------------------------
 
@@ -259,7 +265,15 @@ class EngineView(View):
                 f"{self._method_id} reads the vision encoder, but the call was given mm_encoder_outputs that were made "
                 "outside this run. Make them inside it, or give pixel_values."
             )
+        if self._sources.encoding.is_joined:
+            raise self._several_sizes("the vision encoder")
         return self._sources.encoding
+
+    def _several_sizes(self, what: str) -> UnsupportedError:
+        return UnsupportedError(
+            f"{self._method_id} reads {what}, of pictures that were rewritten to several sizes; give the rewriter a "
+            "keep that is the same for all of them, or read one prompt at a time."
+        )
 
     def _pictures(self, values: Float[Tensor, "items *rest"]) -> Float[Tensor, "pictures *rest"]:
         """Values of encoded items for each picture of the prompts."""

@@ -10,15 +10,16 @@ from torch import Tensor, nn
 from ..core.errors import UnsupportedError
 from ..core.layout import Layout
 from ..models.adapter import Adapter
-from .cache import cache_in, check_cache, ledger_of
+from .cache import Ledger, cache_in, check_cache, ledger_of
 from .capture import Recorder, Switch, attach, detach
 from .decision import Prompt
 from .encoder import EncoderWatch
 from .forward import Continuing, Reading
-from .generation import check_generate, check_trainable
+from .generation import check_generate, check_trainable, with_prompt, with_room
 from .hooks import Hooks, bind, by_name
 from .plan import Plan
 from .report import Totals
+from .rewriting import Rewrite, rewrite
 from .threads import ThreadGuard
 from .timing import Stopwatch
 from .view import Sources
@@ -42,7 +43,10 @@ class Wiring:
         self._decoder_switch = Switch([])
         self._sources = Sources()
         self._state: Reading | Continuing | None = None
-        self._rewritten = False
+        self.num_rewrites = 0
+        self._is_rewritten = False  # a `generate` is running whose arguments are final
+        self._rewriting: Rewrite | None = None  # of the prompt that is about to be read
+        self._open: tuple[Rewrite, Ledger] | None = None  # a cache that still speaks of the rewritten prompt
         self._inside = False  # a forward of the entry is running, so that decoder layers belong to `_state`
         self._new_prompt = True  # the next forward does not continue the last prompt
         self._logits_to_keep: Any = 0
@@ -95,26 +99,34 @@ class Wiring:
                     self._end_forward()
 
     def _generate_rewritten(self, original: Any, kwargs: dict[str, Any]) -> Any:
-        before: Any = kwargs.get("input_ids", kwargs.get("inputs"))
-        kwargs = self._rewrite(kwargs)
-        after: Any = kwargs.get("input_ids", kwargs.get("inputs"))
-        self._rewritten = True
+        if kwargs.get("inputs") is not None:
+            kwargs["input_ids"] = kwargs.pop("inputs")
+        before = kwargs.get("input_ids")
+        cache = cache_in(kwargs)
+        if cache is None or cache.get_seq_length() == 0:
+            kwargs = self._rewrite(kwargs)
+        how, self._is_rewritten = self._rewriting, True
+        if how is not None:
+            kwargs = with_room(original.__self__, kwargs, how)
         try:
             out = original(**kwargs)
         finally:
-            self._rewritten = False
-        sequences = out if isinstance(out, Tensor) else out.sequences
-        repeats = len(sequences) // len(before)
-        sequences = torch.cat([before.repeat_interleave(repeats, dim=0), sequences[:, after.shape[1] :]], dim=1)
-        if isinstance(out, Tensor):
-            return sequences
-        out.sequences = sequences
-        return out
+            self._is_rewritten, self._rewriting = False, None
+            self._hand_over(moved=True)
+        return out if how is None or before is None else with_prompt(out, before, how)
 
     def _rewrite(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        for part in self._plan.rewriters:
-            inputs = part.method.rewrite(inputs, part.budget, self._adapter.entry.get_image_features)  # type: ignore[attr-defined]
+        """Arguments as the rewriters want them; `_rewriting` says how they came about."""
+        inputs, self._rewriting = rewrite(self._adapter, self._plan.rewriters, inputs)
+        self.num_rewrites += 1
         return inputs
+
+    def _hand_over(self, moved: bool) -> None:
+        """Let the cache of a rewritten prompt speak of the user's prompt from now on."""
+        if self._open is not None:
+            how, ledger = self._open
+            how.hand_over(ledger, moved or how.moved)
+            self._open = None
 
     def _encode(self, original: Any, *args: Any, **kwargs: Any) -> Any:
         with self._guard.held():
@@ -136,11 +148,14 @@ class Wiring:
         cache = cache_in(inputs)
         ledger = ledger_of(cache)
         is_prefill = ledger is None and (cache is None or cache.get_seq_length() == 0)
-        if is_prefill and self._plan.rewriters and not self._rewritten and inputs.get("pixel_values") is not None:
-            inputs = changed = self._rewrite(inputs)
+        if self._plan.rewriters and not self._is_rewritten:
+            self._rewriting = None
+            if is_prefill:
+                inputs = changed = self._rewrite(inputs)
         encoding, items = self._encoder.behind(inputs)
         if encoding is not None and encoding.pixels is not None:
-            inputs = {**inputs, "pixel_values": encoding.pixels if items is None else encoding.pixels[items]}
+            pixels = encoding.pixels if items is None else encoding.pixels[items]  # type: ignore[call-overload]
+            inputs = {**inputs, "pixel_values": pixels}
         layout = self._adapter.layout(inputs)
         has_visual = layout is not None and sum(layout.num_tokens) > 0
         if not is_prefill and has_visual:
@@ -182,6 +197,8 @@ class Wiring:
         self._sources.inputs = inputs
         steps = [] if replay else self._plan.steps(self._adapter, layout)
         self._state = Reading(self._adapter, steps, layout, self._sources, self._plan.positions, self.stopwatch, replay)
+        if self._rewriting is not None:
+            self._state.prompt.rewrite = self._rewriting.repeat(len(layout.slot))
         self._decoder_switch.on()
 
     def _continues(self, inputs: dict[str, Any]) -> bool:
@@ -218,6 +235,11 @@ class Wiring:
             self._state.check_logits_to_keep(self._logits_to_keep)
             self._state.finish(self._number)
             before, self.prompt = self.prompt, self._state.prompt
+            ledger = ledger_of(self._state.cache)
+            if self._rewriting is not None and ledger is not None:
+                self._open = self._rewriting, ledger
+                if not self._is_rewritten:
+                    self._hand_over(moved=False)
             if self._state.is_replay:
                 assert before is not None
                 self.totals.decoded_tokens += self.prompt.segments[0].length - before.segments[0].length
@@ -244,16 +266,18 @@ class Wiring:
         self._guard.leave()
 
     def _loss(self, original: Any, *args: Any, **kwargs: Any) -> Any:
-        labels = kwargs.get("labels")
-        if self._state is not None and labels is not None:
-            if self._rewritten or self._plan.rewriters:
-                raise UnsupportedError("labels cannot be cut for a pipeline that rewrites the inputs.")
+        labels, state = kwargs.get("labels"), self._state
+        if state is not None and labels is not None:
+            how = state.prompt.rewrite if isinstance(state, Reading) else None
             ignore, shifted = kwargs.get("ignore_index", -100), kwargs.get("shift_labels")
-            kwargs["labels"] = self._state.cut_labels(labels, ignore)
+
+            def cut(whole: Tensor) -> Tensor:
+                return state.cut_labels(whole if how is None else how.cut_labels(whole, ignore), ignore)
+
+            kwargs["labels"] = cut(labels)
             if shifted is not None:  # each token's successor, which the cut changes: shift back, cut, shift again
                 unshifted = nn.functional.pad(shifted[:, :-1], (1, 0), value=ignore)
-                cut = self._state.cut_labels(unshifted, ignore)
-                kwargs["shift_labels"] = torch.cat([cut[:, 1:], shifted[:, -1:]], dim=1)
+                kwargs["shift_labels"] = torch.cat([cut(unshifted)[:, 1:], shifted[:, -1:]], dim=1)
         return original(*args, **kwargs)
 
     # -- helpers -----------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import importlib
 import json
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,9 +14,10 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..core.errors import UnsupportedError
-from ..core.layout import Layout
+from ..core.layout import Block, Layout
 from ..core.model_info import ModelInfo
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
@@ -59,6 +60,31 @@ class Adapter(ABC):
 
     def check_encoding(self, inputs: Mapping[str, Any]) -> None:  # noqa: B027  # most families have nothing to check
         """Raise UnsupportedError where arguments of the encoder contradict what `info` says of it."""
+
+    # -- other pictures than those given, for methods that rewrite the inputs ------------------------------------------
+
+    def pictures(self, inputs: Mapping[str, Any]) -> tuple[Float[Tensor, "c _ _"], ...]:
+        """Normalised pixels of each picture, in the order of the prompts."""
+        raise self._no_other_sizes()
+
+    def picture_size(self, rows: int, columns: int) -> tuple[int, int]:
+        """Height and width of a picture that gives `rows` x `columns` visual tokens."""
+        raise self._no_other_sizes()
+
+    def picture_blocks(self, picture: Float[Tensor, "c _ _"], image: int) -> tuple[Block, ...]:
+        """The grids of visual tokens that a picture gives, as image number `image` of its prompt."""
+        raise self._no_other_sizes()
+
+    def encode_pictures(
+        self, pictures: Sequence[Float[Tensor, "c _ _"]], inputs: Mapping[str, Any]
+    ) -> BaseModelOutputWithPooling:
+        """What the entry's `get_image_features` gives for pictures of any sizes, under the other arguments `inputs`."""
+        raise self._no_other_sizes()
+
+    def _no_other_sizes(self) -> UnsupportedError:
+        return UnsupportedError(f"the encoder of this {self.info.family} model takes pictures of one size only.")
+
+    # -- modules -------------------------------------------------------------------------------------------------------
 
     def encoder_attention(self, layer: int) -> nn.Module:
         """The attention module of an encoder layer."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.llava.modeling_llava import LlavaModel
 
 from ..core.errors import LayoutError, UnsupportedError
@@ -63,7 +65,10 @@ class LlavaAdapter(Adapter):
                 "vision_feature_select_strategy='full' makes the class token a visual token, which has no place in the "
                 "grid; use 'default'."
             )
-        self.capabilities = frozenset(_ALWAYS | ({"class_token"} if self._has_class_token else set()))
+        takes_sizes = "interpolate_pos_encoding" in inspect.signature(self.encoder.forward).parameters
+        self.capabilities = frozenset(
+            _ALWAYS | ({"class_token"} if self._has_class_token else set()) | ({"sizes"} if takes_sizes else set())
+        )
         text = config.text_config
         self.info = ModelInfo(
             family="llava",
@@ -120,15 +125,51 @@ class LlavaAdapter(Adapter):
     def flatten_encoder(self, values: Float[Tensor, "items S *rest"]) -> Float[Tensor, "T *rest"]:
         return (values[:, 1:] if self._has_class_token else values).flatten(0, 1)
 
+    def pictures(self, inputs: Mapping[str, Any]) -> tuple[Float[Tensor, "c _ _"], ...]:
+        return tuple(inputs["pixel_values"])
+
+    def picture_size(self, rows: int, columns: int) -> tuple[int, int]:
+        return rows * self._patch, columns * self._patch
+
+    def picture_blocks(self, picture: Float[Tensor, "c _ _"], image: int) -> tuple[Block, ...]:
+        rows, columns = self._grid(picture)
+        return (Block(image=image, rows=rows, columns=columns),)
+
+    def encode_pictures(
+        self, pictures: Sequence[Float[Tensor, "c _ _"]], inputs: Mapping[str, Any]
+    ) -> BaseModelOutputWithPooling:
+        """One pass of the encoder for each size, with position embeddings interpolated to it."""
+        names = ("vision_feature_layer", "vision_feature_select_strategy")
+        given = {n: inputs[n] for n in names if inputs.get(n) is not None}
+        encoded: dict[int, Tensor] = {}
+        output = BaseModelOutputWithPooling()
+        for shape in dict.fromkeys(p.shape for p in pictures):
+            same = [i for i, p in enumerate(pictures) if p.shape == shape]
+            pixels = torch.stack([pictures[i] for i in same])
+            output = self.entry.get_image_features(
+                pixel_values=pixels, interpolate_pos_encoding=True, return_dict=True, **given
+            )
+            encoded.update(zip(same, output.pooler_output, strict=True))
+        if len(encoded) > len(output.pooler_output or ()):  # of several passes only the features are joined
+            output = BaseModelOutputWithPooling()
+        output.pooler_output = [encoded[i] for i in range(len(pictures))]
+        return output
+
     def usual_statistics(self) -> Statistics:
         if self._has_class_token:
             return super().usual_statistics()
         return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # SigLIP
 
-    def _grids(self, pixels: Tensor | None, encoded: Any) -> list[tuple[int, int]]:
-        patch = self.entry.config.vision_config.patch_size
+    @property
+    def _patch(self) -> int:
+        return int(self.entry.config.vision_config.patch_size)
+
+    def _grid(self, picture: Tensor) -> tuple[int, int]:
+        return picture.shape[-2] // self._patch, picture.shape[-1] // self._patch
+
+    def _grids(self, pixels: Tensor | Sequence[Tensor] | None, encoded: Any) -> list[tuple[int, int]]:
         if pixels is not None:
-            return [(pixels.shape[-2] // patch, pixels.shape[-1] // patch)] * len(pixels)
+            return [self._grid(picture) for picture in pixels]
         grids = []
         for features in encoded.pooler_output:
             side = math.isqrt(len(features))

@@ -41,7 +41,7 @@ def check_keeps_all(method: Method) -> None:
                 after = model(**inputs).logits
                 assert torch.equal(before, after), f"{method.id}: keep=1.0 changes the logits"
                 assert torch.equal(tokens, _generate(model, inputs)), f"{method.id}: keep=1.0 changes the tokens"
-                assert run.num_cuts >= 1, f"{method.id}: no cut was made at keep=1.0"
+                assert run.num_cuts + run.num_rewrites >= 1, f"{method.id}: it never acted at keep=1.0"
 
 
 def check_counts(method: Method) -> None:
@@ -61,6 +61,28 @@ def check_counts(method: Method) -> None:
         )
         if _is_exact(method):
             assert kept == [KEEP], f"{method.id}: {kept} kept where {KEEP} were asked"
+        if method.card.takes_keep and method.card.count == "at_most":
+            assert 0 < kept[0] <= KEEP, f"{method.id}: {kept} kept where up to {KEEP} were asked"
+
+
+def check_prompt_comes_back(method: Method) -> None:
+    """`generate` returns the user's own prompt in front of its tokens, and no argument is written to."""
+    for model, inputs in _models(method):
+        given = {name: value.clone() for name, value in inputs.items()}
+        with torch.no_grad(), _reduced(model, method) as run:
+            out = _generate(model, inputs)
+            record = run.report.last
+        length = inputs["input_ids"].shape[1]
+        assert out.shape == (1, length + 5), f"{method.id}: sequences are {tuple(out.shape)} for a prompt of {length}"
+        assert torch.equal(out[:, :length], given["input_ids"]), f"{method.id}: another prompt came back"
+        for name, value in given.items():
+            assert torch.equal(inputs[name], value), f"{method.id}: {name} was written to"
+        assert record is not None
+        assert record.tokens_in == ((NUM_VISUAL,),), f"{method.id}: the report counts {record.tokens_in} tokens before"
+        each = record.full_cache_bytes / length
+        assert each * sum(record.cache_lengths) / len(record.cache_lengths) == record.cache_bytes, (
+            f"{method.id}: a cache of {record.full_cache_bytes} bytes is not that of the full prompt"
+        )
 
 
 def check_leaves_no_trace(method: Method) -> None:
