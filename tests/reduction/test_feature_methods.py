@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,23 +22,14 @@ from tessella.testing.array_view import default_info
 
 INFO = default_info()
 
+_spec = importlib.util.spec_from_file_location("slow", Path(__file__).resolve().parents[1] / "ops" / "slow.py")
+assert _spec is not None
+assert _spec.loader is not None
+slow = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(slow)
+
 
 # -- divprune --------------------------------------------------------------------------------------------------------
-
-
-def reference_divprune(tokens: Tensor, keep: int) -> list[int]:
-    """Every pick compares every candidate with every pick before it."""
-    unit = torch.nn.functional.normalize(tokens.double(), dim=1)
-    distance = (1 - unit @ unit.T).tolist()
-    there, picks = range(len(tokens)), []
-    for _ in range(keep):
-
-        def value(j: int) -> float:
-            others = picks or [i for i in there if i != j]
-            return min((distance[i][j] for i in others), default=0.0)
-
-        picks.append(max((j for j in there if j not in picks), key=lambda j: (value(j), -j)))
-    return picks
 
 
 def picks_of(tokens: Tensor, keep: list[int], there: list[int] | None = None, **settings: int) -> list[list[int]]:
@@ -50,7 +43,7 @@ def picks_of(tokens: Tensor, keep: list[int], there: list[int] | None = None, **
 def test_divprune_equals_the_reference(there: list[int], seed: int, data: st.DataObject) -> None:
     tokens = torch.randn(len(there), max(there), 6, generator=torch.Generator().manual_seed(seed))
     keep = [data.draw(st.integers(0, n)) for n in there]
-    want = [reference_divprune(tokens[b, :n], k) for b, (n, k) in enumerate(zip(there, keep, strict=True))]
+    want = [slow.farthest_first(tokens[b, :n].double(), k) for b, (n, k) in enumerate(zip(there, keep, strict=True))]
     assert picks_of(tokens, keep, there) == want
     assert picks_of(tokens, keep, there, stream_above=0) == want
 
