@@ -117,7 +117,7 @@ def test_missing_questions_are_named_with_their_command() -> None:
     few = [row for row in rows() if row[0].method != "random" or row[1].seed < first_seed(0) + N - 1]
     verdict = evaluate(CLAIM, gather(few))
     assert (verdict.status, verdict.missing) == ("not measured", ("random:1/9",))
-    command = 'tessella bench --methods "random" --keep 1/9 --types place,colour --limit 60 --seed 0 --ledger bench.db'
+    command = 'tessella bench --methods "random" --keep 1/9 --types place,colour --limit 60 --seed 0 --out bench.db'
     assert claims.command_for([verdict]) == [command]
     no_full = evaluate(CLAIM, gather([row for row in rows() if row[0].method != FULL]))
     assert no_full.missing == (FULL,)
@@ -126,7 +126,7 @@ def test_missing_questions_are_named_with_their_command() -> None:
     scoped = Verdict(CLAIM, "not measured", missing=("feather:0.5 per layer-mean", "visionzip(merging=False):1/16"))
     [command] = claims.command_for([verdict, scoped], "other.db")
     assert '--methods "random,feather:0.5 per layer-mean,visionzip(merging=False)" --keep 1/9,1/16 ' in command
-    assert command.endswith("--ledger other.db")
+    assert command.endswith("--out other.db")
 
 
 def test_comparisons_of_one_claim_are_corrected_together() -> None:
@@ -145,6 +145,8 @@ def test_comparisons_of_one_claim_are_corrected_together() -> None:
     assert alone.compared[0].difference.low == pytest.approx(2 / 60)
     assert {c.difference.level for c in together.compared} == {1 - (1 - 0.95) / 20}
     assert {c.difference.low for c in together.compared} == {0.0}
+    level = dataclasses.replace(all_of_them, comparisons=all_of_them.comparisons[:2], margin=0.02)  # 1.2 of 60
+    assert {c.difference.level for c in evaluate(level, gather(table)).compared} == {1 - (1 - 0.95) / 2}
     with pytest.raises(InputError, match="one needs at least 400 resamples; got 399"):
         evaluate(one, gather(table), resamples=399)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import itertools
 import time
 from fractions import Fraction
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from tessella.bench import regions, statistics, tables
 from tessella.bench.statistics import (
     Bootstrap,
     Draws,
@@ -284,6 +286,11 @@ def test_holm_by_hand() -> None:
     assert [e.side(1.2) for e in holm([sure, likely], margin=1.2)] == ["=", "="]
     worse = Draws(-1.0, np.full(100, -1.0))
     assert [e.side() for e in holm([worse, sure])] == ["worse", "better"]
+
+
+def test_examples_in_docstrings() -> None:
+    results = [doctest.testmod(module) for module in (statistics, tables, regions)]
+    assert [(r.failed, r.attempted) for r in results] == [(0, 1), (0, 2), (0, 1)]
 
 
 def test_refused() -> None:

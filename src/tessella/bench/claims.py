@@ -238,10 +238,10 @@ def _compare(claim: Claim, bootstrap: Bootstrap) -> tuple[Compared, ...]:
     claimed = holm([Draws(sign * d.value, sign * d.resampled) for d in draws], claim.margin, claim.level)
     out = []
     for (a, b), draw, estimate in zip(pairs, draws, claimed, strict=True):
-        ends = sorted((sign * estimate.low, sign * estimate.high))
+        low, high = sorted((sign * estimate.low, sign * estimate.high))
         values = (bootstrap.mean(place[a]).value, bootstrap.mean(place[b]).value)
         shown = estimate.side(claim.margin) == "better"
-        out.append(Compared(a, b, values, Estimate(draw.value, *ends, estimate.level), shown))
+        out.append(Compared(a, b, values, Estimate(draw.value, low, high, estimate.level), shown))
     return tuple(out)
 
 
@@ -261,14 +261,15 @@ def command_for(verdicts: Sequence[Verdict], ledger: str = "bench.db") -> list[s
         if pipelines:
             what = _methods_and_keeps(list(pipelines))
             out.append(
-                f"tessella bench {what} --types {','.join(kinds)} --limit {samples} --seed {seed} --ledger {ledger}"
+                f"tessella bench {what} --types {','.join(kinds)} --limit {samples} --seed {seed} --out {ledger}"
             )
     return out
 
 
 def _methods_and_keeps(pipelines: Sequence[str]) -> str:
     """Options that name pipelines: methods at plain keeps by id, others with their own budgets."""
-    methods, keeps = dict.fromkeys(()), dict.fromkeys(())
+    methods: dict[str, None] = {}
+    keeps: dict[str, None] = {}
     for pipeline in pipelines:
         head, _, keep = pipeline.rpartition(":")
         plain = head and " " not in keep and "|" not in pipeline

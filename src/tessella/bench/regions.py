@@ -12,6 +12,7 @@ import torch
 from ..core.errors import InputError
 from .statistics import Bootstrap, Question
 from .tables import Table, percent
+from .tasks import SPLIT
 
 THIRDS = ("top", "middle", "bottom")
 BATCH = 40  # pictures read at once
@@ -53,9 +54,7 @@ def count_thirds(kept: Sequence[int], rows: int, columns: int) -> Thirds:
 
 
 @torch.no_grad()
-def measure_thirds(
-    model: Any, processor: Any, pipeline: str, questions: Sequence[Question], split: str = "test"
-) -> dict[Question, Thirds]:
+def measure_thirds(model: Any, processor: Any, pipeline: str, questions: Sequence[Question]) -> dict[Question, Thirds]:
     """Thirds of the pictures of some questions under a pipeline with its budget, from the kept tokens of one prefill.
 
     Raises what `tessella.reduce` raises, and InputError for pictures of more than one grid.
@@ -68,7 +67,7 @@ def measure_thirds(
     with reduce(model, pipeline) as run:
         for start in range(0, len(questions), BATCH):
             batch = questions[start : start + BATCH]
-            samples = [sample(kind, seed, split) for kind, seed in batch]
+            samples = [sample(kind, seed, SPLIT) for kind, seed in batch]
             prompts = [build_prompt(processor, s.question) for s in samples]
             images = [[s.image] for s in samples]
             inputs = processor(text=prompts, images=images, padding=True, return_tensors="pt", add_special_tokens=False)

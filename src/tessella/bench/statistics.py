@@ -139,7 +139,7 @@ def resampling_weights(num: int, resamples: int, rng: np.random.Generator) -> Fl
 
 def resampled_means(values: Float[ndarray, "S n"], weights: Float[ndarray, "R n"]) -> Float[ndarray, "S R"]:
     """Weighted means of each setting. Sums of right and wrong are whole numbers and therefore exact."""
-    kind = np.float32 if values.dtype == bool and values.shape[1] < 2**24 else np.float64
+    kind: Any = np.float32 if values.dtype == bool and values.shape[1] < 2**24 else np.float64
     return (values.astype(kind) @ weights.astype(kind).T).astype(np.float64) / values.shape[1]
 
 

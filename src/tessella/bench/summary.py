@@ -270,7 +270,7 @@ def _keeps(measured: Sequence[Measured]) -> list[str | None]:
             tokens.setdefault(m.setting.keep, []).append(m.average("tokens_kept"))
         else:
             own = own or m.method not in REFERENCES
-    keeps: list[str | None] = sorted(tokens, key=lambda k: (-float(np.median(tokens[k])), k))
+    keeps = sorted(tokens, key=lambda k: (-float(np.median(np.array(tokens[k]))), k))
     return [*keeps, *([None] if own or not keeps else [])]
 
 
@@ -301,7 +301,7 @@ def _main_table(section: Section) -> Table:
         m = e.measured
         kept, layers = number(m.average("tokens_kept")), number(100 * m.average("mean_keep_ratio"))
         compared = (percent(e.accuracy), points(e.against[FULL]), points(e.against[DOWNSAMPLE]))
-        shares = (percent(e.retention, 0), percent(e.hard and e.hard.estimate, 0))
+        shares = (percent(e.retention, 0), percent(None if e.hard is None else e.hard.estimate, 0))
         times = (number(m.median("prefill"), 2), number(m.median("score", "select"), 2))
         rows.append((e.name, kept, layers, *compared, *shares, *times))
     return Table(f"Accuracy and time, {section.title}", (*heads, "prefill ms", "choose ms"), tuple(rows), (1, 2, 8, 9))
@@ -332,7 +332,8 @@ def _notes(measured: Sequence[Measured], comparer: _Comparer) -> list[str]:
         notes.append(f"{len(seeds)} questions a type of {', '.join(kinds)}; {span}")
     notes += [
         f"intervals: {LEVEL:.0%}, paired bootstrap of questions within their type ({comparer.resamples} resamples, "
-        f"seed {comparer.seed}); they cover the choice of questions, not another training of the model",
+        f"seed {comparer.seed}); they cover the choice of questions, not another training of the model; where all "
+        "answers are alike they have no width and say little",
         "accuracy is the mean over types, of equal weight; differences are in points, 'better' or 'worse' where the "
         "interval of this one comparison excludes 0, else '='",
         "retention is (accuracy - blind) / (full - blind); hard is the accuracy on what the full model answers "
