@@ -31,6 +31,7 @@ class Answer:
     """What a model answered and what was done with its visual tokens.
 
     `kept`, `merged` and `blocks` hold, per picture, what `drawing.draw_prompt` draws. `report` is the run's report.
+    `images` are the pictures that the model saw: smaller ones where the method resizes them, which `seen` then says.
     """
 
     question: str
@@ -42,6 +43,7 @@ class Answer:
     kept: tuple[tuple[int, ...], ...] = field(repr=False)
     merged: tuple[tuple[int, ...], ...] = field(repr=False)
     blocks: tuple[tuple[Block, ...], ...] = field(repr=False)
+    seen: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; pictures are left out, kept indices are in."""
@@ -62,7 +64,7 @@ class Answer:
         text = f"{kept} of {there} visual tokens"
         if abs(mean * there - kept) > 0.5:
             text += f", {mean:.1%} on the mean over layers"
-        return text
+        return f"{text}, {self.seen}" if self.seen else text
 
     def draw(self, caption: str | None = None, size: int = SIZE) -> Image.Image:
         """The pictures with kept, merged and dropped patches; by default captioned with question, answer and counts."""
@@ -154,6 +156,7 @@ def ask(
     `tessella.reduce` does.
     """
     from ..engine.apply import reduce
+    from ..engine.run import seen_at
 
     pictures = (images,) if isinstance(images, Image.Image) else tuple(images)
     check_request(question, pipeline, keep, scope, max_new_tokens)
@@ -173,10 +176,11 @@ def ask(
         pipeline=run.report.pipeline,
         report=run.report.to_dict(),
         seconds=seconds,
-        images=tuple(seen_picture(processor, p) for p in pictures),
+        images=tuple(run.pictures if run.is_rewritten else (seen_picture(processor, p) for p in pictures)),
         kept=tuple(tuple(k.tolist()) for k in run.kept[0]),
         merged=tuple(tuple(m.tolist()) for m in run.merged[0]),
         blocks=tuple(tuple(b for b in blocks if b.image == i) for i in sorted({b.image for b in blocks})),
+        seen=seen_at(run.pictures) if run.is_rewritten else "",
     )
 
 
