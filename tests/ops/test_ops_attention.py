@@ -87,4 +87,25 @@ def test_received_never_holds_all_weights(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(attention, "attention_rows", watched)
     monkeypatch.setattr(attention, "CPU_BLOCK_ELEMENTS", 2 * 3 * 50 * 4)
     attention_received(torch.randn(2, 3, 50, 4), torch.randn(2, 3, 50, 4), 1.0)
-    assert largest == 2 * 3 * 50 * 4  # four queries at once, of fifty
+    assert largest == 2 * 3 * 50 * 4  # twelve queries of one head at once
+
+
+@pytest.mark.parametrize("elements", [1, 60, 300, 700, 10_000])
+def test_received_is_the_same_whatever_is_held_at_once(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
+    """One query of one key head, several queries, a whole head, two heads, everything."""
+    query, key = torch.randn(2, 6, 9, 4), torch.randn(2, 3, 9, 4)
+    mask = torch.arange(9) < torch.tensor([[9], [6]])
+    shapes: list[tuple[int, ...]] = []
+    original = attention.attention_rows
+
+    def watched(*args: Tensor) -> Tensor:
+        shapes.append(tuple(args[0].shape))
+        return original(*args)
+
+    monkeypatch.setattr(attention, "attention_rows", watched)
+    monkeypatch.setattr(attention, "CPU_BLOCK_ELEMENTS", elements)
+    got = attention_received(query, key, 0.7, mask)
+    pairs = (mask[:, None, :, None] & mask[:, None, None, :]).expand(-1, 6, -1, -1)
+    expected = reference_rows(query, key, 0.7, pairs).sum(dim=(1, 2)) / (6 * torch.tensor([[9], [6]]))
+    torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-6)
+    assert shapes[0][1:3] == {1: (2, 1), 60: (2, 1), 300: (2, 8), 700: (4, 9), 10_000: (6, 9)}[elements]

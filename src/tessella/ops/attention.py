@@ -42,21 +42,25 @@ def attention_received(
 ) -> Float[Tensor, "B N"]:
     """Attention that each key receives: the mean over heads and over all (real) queries.
 
-    Queries are taken `block` at a time (default: as many as keep the block under 64 MiB, on a CPU 2 MiB), so that the
-    N x N weights of all heads never exist together. Padded tokens (`mask` False) neither ask nor receive.
+    Heads are taken a few at a time, and where one head's weights are too many, its queries too (`block` at a time), so
+    that at most 64 MiB of weights exist together, on a CPU 2 MiB. Padded tokens (`mask` False) neither ask nor receive.
 
     >>> attention_received(torch.zeros(2, 4, 5, 8), torch.zeros(2, 4, 5, 8), 1.0)[0]
     tensor([0.2000, 0.2000, 0.2000, 0.2000, 0.2000])
     """
     batch, heads, num_tokens, _ = query.shape
-    if block is None:
-        elements = CPU_BLOCK_ELEMENTS if query.device.type == "cpu" else BLOCK_ELEMENTS
-        block = max(1, elements // max(1, batch * heads * num_tokens))
+    groups = key.shape[1]
+    share = heads // groups  # query heads that read one head of the keys
+    elements = max(1, (CPU_BLOCK_ELEMENTS if query.device.type == "cpu" else BLOCK_ELEMENTS) // (batch * share or 1))
+    step = max(1, elements // max(1, num_tokens**2))
+    block = block or max(1, elements // (step * max(1, num_tokens)))
     query, key = query.float(), key.float()  # once, not in every block
     total = torch.zeros(batch, num_tokens, device=query.device)
-    for start in range(0, num_tokens, block):
-        stop = start + block
-        pairs = None if mask is None else mask[:, None, start:stop, None] & mask[:, None, None, :]
-        total += attention_rows(query[:, :, start:stop], key, scale, pairs).sum(dim=(1, 2))
+    for group in range(0, groups, step):
+        asking, asked = query[:, group * share : (group + step) * share], key[:, group : group + step]
+        for start in range(0, num_tokens, block):
+            stop = start + block
+            pairs = None if mask is None else mask[:, None, start:stop, None] & mask[:, None, None, :]
+            total += attention_rows(asking[:, :, start:stop], asked, scale, pairs).sum(dim=(1, 2))
     real: Tensor | int = num_tokens if mask is None else mask.sum(dim=1, keepdim=True).clamp(min=1)
     return total / (heads * real)
