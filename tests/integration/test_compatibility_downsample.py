@@ -53,9 +53,11 @@ def downsample(model: Any, text: str = "downsample:6") -> Any:
 def test_downsampled_forward(model: Any, images: tuple[int, ...], padding: Any) -> None:
     inputs = tiny_inputs(images, padding=padding)
     with downsample(model) as run:
-        full = run.expand(model(**inputs).logits)
+        logits = model(**inputs).logits
+        full = run.expand(logits)
         assert [[len(k) for k in row] for row in run.kept] == [[KEPT] * n for n in images]
     assert full.shape[:2] == inputs["input_ids"].shape
+    assert logits.shape[1] == max(p["input_ids"].shape[1] for p in short(inputs)), "no more padding than needed"
     for row, prompt, mask, mine in zip(rows_of(inputs), short(inputs), inputs["attention_mask"], full, strict=True):
         want = model(**prompt, interpolate_pos_encoding=True).logits[0]
         text = torch.tensor(row.ids) != IMAGE_TOKEN
