@@ -22,6 +22,7 @@ MAY = {
     "models": ({"core", "ops", "models"}, TENSORS | {"transformers"}),
     # Run.show draws the kept tokens and saves the picture
     "engine": ({"core", "ops", "models", "engine", "pictures"}, TENSORS | {"transformers", "PIL"}),
+    "bench": ({"core", "models", "engine", "mini", "app", "bench", "__version__"}, TENSORS),
 }
 
 
@@ -65,6 +66,14 @@ def test_methods_do_not_import_each_other() -> None:
     for path in (ROOT / "reduction").glob("*.py"):
         others = [n for n in imports(path) if n.startswith("tessella.reduction.") and n.split(".")[2] in wing]
         assert others == [], path.name
+
+
+def test_only_commands_import_the_bench() -> None:
+    """And of what commands do, the bench uses the making of prompts only."""
+    users = {part_of(p) for p in FILES if any(n.startswith("tessella.bench") for n in imports(p))}
+    assert users == {"bench", "app", "cli"}
+    taken = {n for p in FILES if part_of(p) == "bench" for n in imports(p) if n.startswith("tessella.app")}
+    assert {n.rsplit(".", 1)[0] for n in taken} == {"tessella.app.prompting"}
 
 
 def test_nothing_imports_tests() -> None:
