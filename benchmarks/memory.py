@@ -24,12 +24,13 @@ class MemoryWatch(TorchDispatchMode):
         self.peak_bytes = self.largest_elements = self.largest_bytes = 0
         self._live_bytes = 0
         self._holders: Counter[int] = Counter()
-        self._there: set[int] = set()  # storages of arguments, which nobody here has made
+        self._given: Counter[int] = Counter()  # storages of arguments that no operation seen here has made
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for given in tree_leaves((args, kwargs)):
-            if isinstance(given, Tensor) and not self._holders[given.untyped_storage()._cdata]:
-                self._there.add(given.untyped_storage()._cdata)
+            if isinstance(given, Tensor) and not self._holders[key := given.untyped_storage()._cdata]:
+                self._given[key] += 1
+                weakref.finalize(given, self._given.subtract, [key])  # the address may be used again
         out = func(*args, **(kwargs or {}))
         for made in tree_leaves(out):
             if isinstance(made, Tensor):
@@ -39,7 +40,7 @@ class MemoryWatch(TorchDispatchMode):
     def _hold(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
-        if key in self._there:
+        if self._given[key] > 0:
             return
         self._holders[key] += 1
         weakref.finalize(tensor, self._release, key, size)

@@ -214,8 +214,9 @@ def test_memory_is_counted_by_storage(scripts: None) -> None:
     given = torch.zeros(1000)
 
     def work() -> None:
-        one = given.view(10, 100) + 1  # 4,000 bytes; the view of what is there adds nothing
-        two = one.t().reshape(-1)  # a copy: 8,000 bytes alive
+        seen = given.view(10, 100)  # a view of what is there adds nothing
+        one = seen + 1  # 4,000 bytes
+        two = one.t().reshape(-1)  # a copy: 8,000 alive
         del one
         three = torch.zeros(500)  # 2,000: 6,000 alive
         del two, three
