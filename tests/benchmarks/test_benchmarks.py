@@ -14,6 +14,8 @@ import pytest
 import torch
 
 import tessella
+from tessella.bench.ledger import PARTS, Ledger
+from tessella.bench.records import Record, Setting
 from tessella.core.contracts import Rewriter
 from tessella.core.registry import load_class, method_modules
 
@@ -246,3 +248,30 @@ def test_quartile_distance_and_quotient(scripts: None) -> None:
     assert (machine.iqr([]), machine.iqr([7.0]), machine.median([])) == (None, 0.0, None)
     assert (machine.quotient(3.0, 2.0), machine.quotient(None, 2.0), machine.quotient(3.0, 0.0)) == (1.5, None, None)
     assert machine.machine_name({"accelerator": None, "cpu": "AMD EPYC (Zen 4)", "cores": 2}) == "amd-epyc-zen-4-2-core"
+
+
+# -- accuracy ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_record_of_a_ledger_holds_its_summary_and_its_runs(
+    scripts: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger, out = tmp_path / "bench.db", tmp_path / "record.json"
+    settings = [Setting(p, p.partition(":")[0], p.partition(":")[2] or None) for p in ("none", "blind", "uniform:0.25")]
+    with Ledger(ledger) as opened:
+        opened.begin(settings, {"commit": "abcdef0123", "clean": True, "cores": 2, "threads": 1, "accelerators": []})
+        for setting, right in zip(settings, (4, 1, 3), strict=True):
+            ms = dict.fromkeys(PARTS, 1.0)
+            opened.add([Record(setting.key, "digit", n, "1", "1", n < right, 196, 49, 0.25, 100, ms) for n in range(4)])
+    assert importlib.import_module("accuracy").main([str(ledger), "--out", str(out)]) == 0
+    record = json.loads(out.read_text(encoding="utf-8"))
+    (section,) = record["keeps"]
+    assert section["keep"] == "0.25"
+    values = {entry["method"]: entry["accuracy"]["value"] for entry in section["settings"]}
+    assert values == {"none": 1.0, "blind": 0.25, "uniform": 0.75}
+    assert record["runs"][0]["commit"] == "abcdef0123"
+    page = out.with_suffix(".md").read_text(encoding="utf-8")
+    assert "commit abcdef0; 2 cores, 1 thread(s), no accelerator" in page
+    assert "| uniform |" in page
+    assert importlib.import_module("accuracy").main([str(tmp_path / "no.db"), "--out", str(out)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

@@ -22,7 +22,7 @@ MAY = {
     "models": ({"core", "ops", "models"}, TENSORS | {"transformers"}),
     # Run.show draws the kept tokens and saves the picture
     "engine": ({"core", "ops", "models", "engine", "pictures"}, TENSORS | {"transformers", "PIL"}),
-    "bench": ({"core", "models", "engine", "mini", "app", "bench", "__version__"}, TENSORS),
+    "bench": ({"core", "models", "engine", "mini", "app", "bench", "loading", "__version__"}, TENSORS),
 }
 
 
