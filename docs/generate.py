@@ -6,9 +6,11 @@ A page is one function that returns its text, listed in PAGES under its path in 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Callable
+from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
 
@@ -79,12 +81,55 @@ def methods_table(folder: str = "docs/") -> str:
     return "\n".join(lines)
 
 
+def bench_tables() -> str:
+    """Accuracy by keep and, at a ninth, by type, from the committed record of the bench."""
+    record = json.loads((FOLDER.parent / "benchmarks" / "records" / "bench_mini.json").read_text(encoding="utf-8"))
+    keeps, types = record["keeps"], record["types"]
+    by_method: dict[str, dict[str, dict]] = {}
+    for section in keeps:
+        for entry in section["settings"]:
+            by_method.setdefault(entry["method"], {})[section["keep"]] = entry
+    heads = [_share(section["keep"]) for section in keeps]
+    lines = [_row(["method", *heads, "layer mean at 1/9"]), _row(["---"] * (2 + len(heads)))]
+    for method, entries in by_method.items():
+        cells = [_overall(entries.get(section["keep"])) for section in keeps]
+        lines.append(_row([method, *cells, f"{100 * entries['1/9']['mean_keep_ratio']:.1f} %"]))
+    ninth = {m: e["1/9"] for m, e in by_method.items()}
+    lines += ["", "By type, at 1/9:", "", _row(["method", *types]), _row(["---"] * (1 + len(types)))]
+    lines += [_row([m, *(_interval(e["by_type"][t], 0) for t in types)]) for m, e in ninth.items()]
+    return "\n".join(lines)
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _share(keep: str) -> str:
+    return str(Fraction(keep).limit_denominator(1000))
+
+
+def _overall(entry: dict | None) -> str:
+    """Accuracy with its interval, and a mark where it differs from the down-sampled picture beyond the noise."""
+    if entry is None:
+        return ""
+    against = entry["against"]["downsample"]
+    mark = "" if against is None else " ▲" if against["low"] > 0 else " ▼" if against["high"] < 0 else ""
+    return _interval(entry["accuracy"], 1) + mark
+
+
+def _interval(estimate: dict[str, float], digits: int) -> str:
+    value, low, high = (f"{100 * estimate[n]:.{digits}f}" for n in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
 def readme() -> str:
-    """The README with its table of methods made anew; the rest is written by hand."""
+    """The README with its tables of methods and results made anew; the rest is written by hand."""
     text = (FOLDER.parent / "README.md").read_text(encoding="utf-8")
-    begin, end = "<!-- methods: begin -->", "<!-- methods: end -->"
-    before, _, rest = text.partition(begin)
-    return f"{before}{begin}\n{methods_table()}\n{end}{rest.partition(end)[2]}"
+    for name, table in (("bench", bench_tables), ("methods", methods_table)):
+        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+        before, _, rest = text.partition(begin)
+        text = f"{before}{begin}\n{table()}\n{end}{rest.partition(end)[2]}"
+    return text
 
 
 PAGES: dict[str, Callable[[], str]] = {"commands.md": commands, "methods.md": methods, "../README.md": readme}

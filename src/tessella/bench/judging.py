@@ -13,6 +13,7 @@ from ..core.errors import InputError, TessellaError
 from ..models.adapter import find_adapter
 from . import claims
 from .claims import RESAMPLES, Claim, Verdict
+from .identity import describe_run
 from .records import FULL, Record, Setting
 from .regions import Thirds, measure_thirds, thirds_table
 from .statistics import Question
@@ -34,7 +35,8 @@ class Judgement:
 
     def to_json(self) -> str:
         tables = [{"title": t.title, "heads": t.heads, "rows": t.rows} for t in self.tables]
-        value = {"claims": [v.to_dict() for v in self.verdicts], "tables": tables, "notes": self.notes}
+        verdicts = [v.to_dict() for v in self.verdicts]
+        value = {"run": describe_run(), "claims": verdicts, "tables": tables, "notes": self.notes}
         return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
