@@ -100,6 +100,26 @@ def bench_tables() -> str:
     return "\n".join(lines)
 
 
+def speed_table() -> str:
+    """Prefill against the full prompt and against the oracle, batch 1, from the committed record of the CPU."""
+    path = next((FOLDER.parent / "benchmarks" / "records").glob("latency_*-core_bfloat16.json"))
+    batch = json.loads(path.read_text(encoding="utf-8"))["batches"][0]
+    medians = {s["label"]: s["median_ms"] for s in batch["settings"]}
+    compared = {c["label"]: c for c in batch["comparisons"]}
+    keeps = sorted({int(label.rpartition(":")[2]) for label in compared if ":" in label}, reverse=True)
+    heads = [*(f"{k}: ms" for k in keeps), *(f"{k}: oracle ratio" for k in keeps), f"choosing, {keeps[-1]}"]
+    lines = [_row(["method", *heads]), _row(["---"] * (1 + len(heads)))]
+    lines.append(_row(["full prompt", f"{medians['full']['language_model']:.0f}", *[""] * (2 * len(keeps))]))
+    for method in dict.fromkeys(label.partition(":")[0] for label in compared if ":" in label):
+        mine = [f"{method}:{k}" for k in keeps]
+        if any(compared[m]["kind"] == "rewriter" for m in mine):
+            continue  # timed with the encoder, so not beside these
+        times = [f"{medians[m]['language_model']:.0f}" for m in mine]
+        ratios = [f"{compared[m]['oracle_ratio']:.3f}" for m in mine]
+        lines.append(_row([method, *times, *ratios, f"{100 * compared[mine[-1]]['selection_share']:.2f} %"]))
+    return "\n".join(lines)
+
+
 def _row(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
@@ -125,7 +145,7 @@ def _interval(estimate: dict[str, float], digits: int) -> str:
 def readme() -> str:
     """The README with its tables of methods and results made anew; the rest is written by hand."""
     text = (FOLDER.parent / "README.md").read_text(encoding="utf-8")
-    for name, table in (("bench", bench_tables), ("methods", methods_table)):
+    for name, table in (("bench", bench_tables), ("speed", speed_table), ("methods", methods_table)):
         begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
         before, _, rest = text.partition(begin)
         text = f"{before}{begin}\n{table()}\n{end}{rest.partition(end)[2]}"
