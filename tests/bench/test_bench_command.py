@@ -168,6 +168,7 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path):
     ("options", "message"),
     [
         (("--methods", "hiprune"), "hiprune needs a keep"),
+        ((), "For all methods give keep, as in --keep 1/4,1/9."),
         (("--methods", "hiprne", "--keep", "5"), "no method 'hiprne'. Closest: 'hiprune'"),
         (("--keep", "5", "--types", "color"), "no question type 'color'; allowed: colour, "),
         (("--keep", "5", "--out", "{here}/missing/x.db"), "missing' for the ledger 'x.db'; make it first."),

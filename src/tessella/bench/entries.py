@@ -10,7 +10,7 @@ from typing import Any
 from ..core.budget import format_keep, parse_keep
 from ..core.cards import STAGES
 from ..core.contracts import Method, Rewriter
-from ..core.errors import InputError, UnsupportedError
+from ..core.errors import BudgetError, InputError, UnsupportedError
 from ..core.model_info import PaperLayer
 from ..core.pipeline import Pipeline, parse, split_outside
 from ..core.registry import load_class, method_modules
@@ -142,7 +142,11 @@ def _at_keeps(pipeline: Pipeline, keeps: Sequence[str], asked: bool) -> list[Cho
     free = any(p.method.card.takes_keep and p.budget is None for p in pipeline.parts)
     if free and keeps:
         return [Choice(pipeline.with_budget(keep), str(pipeline), keep, asked) for keep in keeps]
-    return [Choice(pipeline.with_budget(), str(pipeline), None, asked)]
+    try:
+        return [Choice(pipeline.with_budget(), str(pipeline), None, asked)]
+    except BudgetError as error:
+        hint = "" if keeps else " For all methods give keep, as in --keep 1/4,1/9."
+        raise BudgetError(f"{error}{hint}") from None
 
 
 def _registered() -> list[str]:
