@@ -1,0 +1,7 @@
+"""Tiny models of every supported family: a real architecture with random weights, its real processor, and inputs."""
+
+from __future__ import annotations
+
+from .base import TinyFamily, tiny_families, tiny_family
+
+__all__ = ["TinyFamily", "tiny_families", "tiny_family"]
