@@ -21,5 +21,10 @@ def text_sizes(num_layers: int, **other: Any) -> dict[str, Any]:
     return {**sizes, **tokens, "num_key_value_heads": 2, "max_position_embeddings": 1024, **other}
 
 
+def tile_grids(*grids: tuple[int, int], size: int = SIZE) -> list[list[int]]:
+    """Pixels (height, width) of grids of so many rows and columns of tiles."""
+    return [[rows * size, columns * size] for rows, columns in grids]
+
+
 def picture_size(height: int = SIZE, width: int = SIZE) -> dict[str, int]:
     return {"height": height, "width": width}
