@@ -2,22 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from transformers.video_utils import VideoMetadata
 
-from .clips import Clip, ClipProcessor
+from .clips import Clip, ClipProcessor, with_clips
 from .pixel_frames import FrameSettings, prepare_clip
+from .text import chat_template, word_tokenizer
 
 PATCH, MERGE, DEPTH = 4, 2, 2  # pixels of a patch, patches of a visual token's side, frames of a patch
 TOKEN_PIXELS = (PATCH * MERGE) ** 2
 SIZES = ((72, 48), (40, 40), (24, 72), (320, 200))  # 9 x 6 tokens, square, tall, and one that is scaled down
 MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}  # of the 4 pairs of a head
+QWEN_TOKENS = {
+    "image_token": "<|image_pad|>",
+    "video_token": "<|video_pad|>",
+    "vision_start_token": "<|vision_start|>",
+    "vision_end_token": "<|vision_end|>",
+}
+QWEN_IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
+QWEN_VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
 FRAMES_PER_SECOND = 2.0  # what the families' video processors sample at
 MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
+
+
+def qwen_processor(processor_class: type, clips: PatchClips) -> Any:
+    """The processor of a Qwen family, whose pictures are prepared as Qwen2-VL's are."""
+    from transformers import Qwen2VLImageProcessorPil
+
+    return with_clips(processor_class)(
+        image_processor=Qwen2VLImageProcessorPil(**patch_settings()),
+        tokenizer=word_tokenizer(QWEN_TOKENS, bos=False),
+        video_processor=clips,
+        chat_template=chat_template(QWEN_IMAGE, QWEN_VIDEO),
+    )
+
+
+def token_ids(processor: Any, tokens: Mapping[str, str]) -> dict[str, int]:
+    """The ids of special tokens, as arguments of a config: "image_token" gives `image_token_id`."""
+    return {f"{name}_id": processor.tokenizer.convert_tokens_to_ids(token) for name, token in tokens.items()}
 
 
 def patch_sizes() -> dict[str, int]:
