@@ -5,8 +5,9 @@ PYTHON ?= python3
 TORCH  ?= torch==2.13.0
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+OLDEST := .venv-oldest
 
-.PHONY: demo test test-all lint docs clean
+.PHONY: demo test test-all test-oldest lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/tessella demo --out demo
@@ -20,15 +21,21 @@ test: $(VENV)/.installed
 test-all: $(VENV)/.installed
 	$(BIN)/pytest
 
+# the lowest transformers that pyproject.toml allows
+test-oldest: $(OLDEST)/.installed
+	$(OLDEST)/bin/pytest -m "not slow"
+
 docs: $(VENV)/.installed
 	$(BIN)/python docs/generate.py
 
+$(OLDEST)/.installed: PINNED := transformers==5.18.0
+
 # torch first, so that nothing pulls a second build of it
-$(VENV)/.installed: pyproject.toml Makefile
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
-	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]"
+%/.installed: pyproject.toml Makefile
+	$(PYTHON) -m venv $*
+	$*/bin/pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$*/bin/pip install --quiet --disable-pip-version-check $(PINNED) -e ".[dev]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) demo build dist .pytest_cache .mypy_cache .ruff_cache
