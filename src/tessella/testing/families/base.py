@@ -91,7 +91,11 @@ class TinyFamily:
 
         By default one row with one picture of the usual size, or none if there are `videos`. A row ends with
         `text_length` words and one more for each row above it. Pixels are random too.
+
+        Raises ValueError for `videos` of a family that takes none.
         """
+        if videos and not self.takes_video:
+            raise ValueError(f"{self.id} takes no clips; got videos={videos}.")
         rng = np.random.default_rng(seed)
         images = ((() if videos else (self.sizes[0],)),) if images is None else images
         rows = max(len(images), len(videos))

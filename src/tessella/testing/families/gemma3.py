@@ -1,4 +1,4 @@
-"""Gemma 3: sliding windows on most layers, pictures that see all of themselves, 8 x 8 patches pooled to 4 x 4 tokens."""
+"""Gemma 3: sliding windows on most layers, pictures that see all of themselves, patches pooled before the projection."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HEAD_DIM, QUERY_SCALAR = 8, 2  # normalised queries and keys: a smaller scalar t
 
 
 class Gemma3(TinyFamily):
-    """A window of 8 tokens is half a picture; layer 1 of every three sees all."""
+    """8 x 8 patches make 4 x 4 visual tokens. A window of 8 is half a picture; layer 1 of every three sees all."""
 
     id = "gemma3"
     architecture = "Gemma3ForConditionalGeneration"
