@@ -24,9 +24,9 @@ TOKENS = {
 
 
 class Glm4v(TinyFamily):
-    """Learned positions of 6 x 6 patches, interpolated; three of the four pairs of a head are rotated. No pictures beside clips.
+    """Learned positions of 6 x 6 patches, interpolated; three of the four pairs of a head are rotated.
 
-    The model counts all picture tokens of a call as those of its clips, so that one call holds either kind.
+    The model takes every picture token of a call for a clip's if there is one: a call holds pictures or clips.
     """
 
     id = "glm4v"
