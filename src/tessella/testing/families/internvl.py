@@ -1,4 +1,4 @@
-"""InternVL: pictures cut into tiles with a thumbnail behind them, a class token, 2 x 2 patches shuffled into a token."""
+"""InternVL: a class token, pictures cut into tiles and a thumbnail behind them, 2 x 2 patches shuffled into a token."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image
+from transformers.video_utils import VideoMetadata
 
 Grid = tuple[int, int, int]  # times, rows, columns of patches
 
@@ -98,3 +99,13 @@ def cut_patches(frames: np.ndarray, settings: FrameSettings) -> tuple[np.ndarray
     # time, block row, block column, row and column in the block; then channel, frame, pixel row, pixel column
     patches = split.transpose(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(times * rows * columns, -1)
     return patches, (times, rows, columns)
+
+
+def even_metadata(num_frames: int, frames_per_second: float = 2.0) -> VideoMetadata:
+    """What processors ask to know of a clip in order to write its times: here of one that was sampled evenly."""
+    return VideoMetadata(
+        total_num_frames=num_frames,
+        fps=frames_per_second,
+        duration=num_frames / frames_per_second,
+        frames_indices=list(range(num_frames)),
+    )

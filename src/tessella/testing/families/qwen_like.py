@@ -7,10 +7,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from transformers.video_utils import VideoMetadata
 
 from .clips import Clip, ClipProcessor, with_clips
-from .pixel_frames import FrameSettings, prepare_clip
+from .pixel_frames import FrameSettings, even_metadata, prepare_clip
 from .text import chat_template, word_tokenizer
 
 PATCH, MERGE, DEPTH = 4, 2, 2  # pixels of a patch, patches of a visual token's side, frames of a patch
@@ -25,7 +24,6 @@ QWEN_TOKENS = {
 }
 QWEN_IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 QWEN_VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
-FRAMES_PER_SECOND = 2.0  # what the families' video processors sample at
 MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
 
 
@@ -75,14 +73,5 @@ class PatchClips(ClipProcessor):
         return {
             "pixel_values_videos": torch.from_numpy(np.concatenate([patches for patches, _ in prepared])),
             "video_grid_thw": torch.tensor([grid for _, grid in prepared]),
-            "video_metadata": [_metadata(len(clip)) for clip in clips],
+            "video_metadata": [even_metadata(len(clip)) for clip in clips],
         }
-
-
-def _metadata(num_frames: int) -> VideoMetadata:
-    return VideoMetadata(
-        total_num_frames=num_frames,
-        fps=FRAMES_PER_SECOND,
-        duration=num_frames / FRAMES_PER_SECOND,
-        frames_indices=list(range(num_frames)),
-    )
