@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -46,12 +47,15 @@ class TinyFamily:
     def model(
         self,
         *,
-        attention: str = "sdpa",
+        attention: str | dict[str, str] = "sdpa",
         dtype: torch.dtype = torch.float32,
         seed: int = 0,
         num_layers: int = 4,
     ) -> Any:
-        """The generating model in eval mode, with random weights large enough that a wrong mask or position shows."""
+        """The generating model in eval mode, with random weights large enough that a wrong mask or position shows.
+
+        `attention` is an implementation's name, or one for each part of the config: {"text_config": "eager", ...}.
+        """
         import transformers
 
         config = self.config(num_layers)
@@ -64,7 +68,8 @@ class TinyFamily:
                 self.draw(model.get_submodule(name.rpartition(".")[0]), name, weight)
         torch.random.set_rng_state(state)
         model.generation_config.pad_token_id = 0
-        model.generation_config.eos_token_id = None  # random models should not stop early
+        model.generation_config.eos_token_id = None  # random models should not stop early,
+        model.generation_config.suppress_tokens = self.processor().tokenizer.all_special_ids  # nor write placeholders
         return model.to(dtype).eval()
 
     def draw(self, owner: nn.Module, name: str, weight: nn.Parameter) -> None:
@@ -86,29 +91,26 @@ class TinyFamily:
         padding: Literal["left", "right"] = "left",
         dtype: torch.dtype = torch.float32,
         seed: int = 0,
+        first_row: int = 0,
     ) -> dict[str, Tensor]:
         """Model inputs for rows that hold pictures of these sizes, then clips, each after two random words.
 
         By default one row with one picture of the usual size, or none if there are `videos`. A row ends with
-        `text_length` words and one more for each row above it. Pixels are random too.
+        `text_length` words and one more for each row above it. Pixels are random too. A row depends on its number and
+        what it holds alone: with `first_row=1` the second row of a batch is made by itself.
 
         Raises ValueError for `videos` of a family that takes none.
         """
         if videos and not self.takes_video:
             raise ValueError(f"{self.id} takes no clips; got videos={videos}.")
-        rng = np.random.default_rng(seed)
         images = ((() if videos else (self.sizes[0],)),) if images is None else images
-        rows = max(len(images), len(videos))
-        pictures = [[_noise(rng, (), size) for size in row] for row in _padded(images, rows)]
-        clips = [[_noise(rng, (frames,), size) for frames, size in row] for row in _padded(videos, rows)]
-        text = [
-            " ".join(
-                [f"{_words(rng, 2)} {self.image_text}" for _ in pictures[n]]
-                + [f"{_words(rng, 2)} {self.video_text}" for _ in clips[n]]
-                + [_words(rng, text_length + n)]
-            )
-            for n in range(rows)
-        ]
+        text, pictures, clips = [], [], []
+        for n, (sizes, lengths) in enumerate(zip_longest(images, videos, fillvalue=()), start=first_row):
+            rng = np.random.default_rng([seed, n])
+            pictures.append([_noise(rng, size) for size in sizes])
+            clips.append([_noise(rng, size, frames) for frames, size in lengths])
+            media = [self.image_text] * len(sizes) + [self.video_text] * len(lengths)
+            text.append(" ".join([f"{_words(rng, 2)} {m}" for m in media] + [_words(rng, text_length + n)]))
         return self.encode(text, pictures, clips, padding=padding, dtype=dtype)
 
     def encode(
@@ -160,12 +162,8 @@ def _all_families() -> Iterator[TinyFamily]:
         yield from (kind() for kind in here if issubclass(kind, TinyFamily) and kind is not TinyFamily)
 
 
-def _padded(rows: Sequence[Sequence[Any]], count: int) -> list[Sequence[Any]]:
-    return [*rows, *[()] * (count - len(rows))]
-
-
-def _noise(rng: np.random.Generator, frames: tuple[int, ...], size: Size) -> np.ndarray:
-    """A random picture, or a clip of random pictures; the same whatever comes after it."""
+def _noise(rng: np.random.Generator, size: Size, *frames: int) -> np.ndarray:
+    """A random picture [h, w, 3], or a clip of so many [frames, h, w, 3]."""
     return rng.integers(0, 256, (*frames, size[1], size[0], 3), dtype=np.uint8)
 
 

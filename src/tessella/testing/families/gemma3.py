@@ -1,4 +1,4 @@
-"""Gemma 3: sliding windows on most layers, pictures that see all of themselves, patches pooled before the projection."""
+"""Gemma 3: sliding windows on most layers, pictures that see all of themselves, patches pooled 4 to 1."""
 
 from __future__ import annotations
 

@@ -17,7 +17,10 @@ NUM_TOKENS, WINDOW = (SIZE // PATCH) ** 2, 8
 
 @dataclass(frozen=True)
 class PaliGemma(TinyFamily):
-    """With `text="gemma2"` the even layers have a sliding window of 8 tokens, half a picture."""
+    """With `text="gemma2"` the even layers have a sliding window of 8 tokens, half a picture.
+
+    Gemma 2 bounds its attention scores, which only `eager` does: for its layers `eager` takes the place of `sdpa`.
+    """
 
     text: Literal["gemma", "gemma2"] = "gemma"
 
@@ -40,6 +43,11 @@ class PaliGemma(TinyFamily):
             projection_dim=sizes["hidden_size"],
             tie_word_embeddings=False,
         )
+
+    def model(self, *, attention: str | dict[str, str] = "sdpa", **other: Any) -> Any:
+        if attention == "sdpa" and self.text == "gemma2":
+            attention = {"": "sdpa", "vision_config": "sdpa", "text_config": "eager"}
+        return super().model(attention=attention, **other)
 
     def processor(self) -> Any:
         from transformers import PaliGemmaProcessor, SiglipImageProcessorPil

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-VOCABULARY = 160  # room for the words and every family's special tokens
+VOCABULARY = 160  # special tokens and words
 SIZE, PATCH = 28, 7  # pixels of a square picture or tile and of a patch: 4 x 4 patches
 
 

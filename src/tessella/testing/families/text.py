@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .parts import VOCABULARY
+
 PAD, BOS, EOS, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
 _TEXT = """
     a an the one two three four what which where who how is are was do does in on at of to and or not it this that
@@ -21,17 +23,18 @@ CHAT_TEMPLATE = """\
 
 
 def word_tokenizer(special: Mapping[str, str] | None = None, *, bos: bool = True) -> Any:
-    """A `PreTrainedTokenizerFast` of about a hundred words; any other word is `<unk>`.
+    """A `PreTrainedTokenizerFast` with VOCABULARY tokens: special ones, words, then numbers; all else is `<unk>`.
 
-    `special` names further tokens, e.g. {"image_token": "<image>"}: each becomes an attribute of the tokenizer and an
-    id in front of the words. With `bos` a sequence begins with `<s>`.
+    `special` names further special tokens, e.g. {"image_token": "<image>"}: each becomes an attribute of the tokenizer.
+    With `bos` a sequence begins with `<s>`.
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     special = dict(special or {})
-    tokens = dict.fromkeys((PAD, BOS, EOS, UNKNOWN, *special.values(), *WORDS))
-    tokenizer = Tokenizer(models.WordLevel({token: n for n, token in enumerate(tokens)}, unk_token=UNKNOWN))
+    tokens = (PAD, BOS, EOS, UNKNOWN, *special.values(), *WORDS, *map(str, range(VOCABULARY)))
+    vocabulary = {token: n for n, token in enumerate(tokens[:VOCABULARY])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     if bos:
