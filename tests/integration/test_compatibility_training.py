@@ -93,9 +93,10 @@ def test_training_step(model: Any) -> None:
     close(twin.lm_head.weight.detach(), before - 0.5 * theirs)
 
 
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable. is deprecated:FutureWarning")  # renamed
 def test_gradient_checkpointing_is_refused() -> None:
     model, inputs = tiny_llava(), tiny_inputs()
-    model.activation_checkpointing_enable()
+    model.gradient_checkpointing_enable()
     model.train()
     with tessella.reduce(model, Norm(2), keep=KEEP):
         with pytest.raises(UnsupportedError, match=r"gradient checkpointing runs decoder layers again"):

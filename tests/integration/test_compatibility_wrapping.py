@@ -70,6 +70,7 @@ def test_peft(model: Any) -> None:
         close(mine[[row.padding + s for s in oracle.states()[-1].slots]], oracle.logits())
 
 
+@pytest.mark.filterwarnings("ignore:You are calling .generate:UserWarning")  # 5.18, of offloaded weights
 @pytest.mark.parametrize("method", [Norm(2), Features(), Asked()], ids=lambda m: m.id)
 @pytest.mark.parametrize("place", ["cpu", "cpu offload", "disk offload"])
 def test_accelerate(model: Any, method: Any, place: str, tmp_path: Path) -> None:

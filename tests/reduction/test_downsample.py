@@ -112,7 +112,8 @@ def test_equals_the_untouched_model_on_a_picture_resized_by_hand(encoder: Any) -
     size = [n * PATCH for n in shape_of(4, 4, 6)]
     small = torch.nn.functional.interpolate(inputs["pixel_values"], size=size, mode="bicubic", antialias=True)
     with torch.no_grad():
-        want = model(input_ids=short, pixel_values=small, interpolate_pos_encoding=True).logits
+        encoded = model.model.get_image_features(small, interpolate_pos_encoding=True, return_dict=True)
+        want = model(input_ids=short, mm_encoder_outputs={"image": encoded}).logits
         with tessella.reduce(model, "downsample", keep=6):
             assert torch.equal(model(**inputs).logits, want)
 
