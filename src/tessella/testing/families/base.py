@@ -127,7 +127,7 @@ class TinyFamily:
         if any(pictures):
             media["images"] = [[Image.fromarray(p) for p in row] for row in pictures]
         if any(clips):
-            media["videos"] = [clip for row in clips for clip in row]
+            media["videos"] = [list(row) for row in clips]
         encoded = self.processor()(text=list(text), **media, padding=True, padding_side=padding, return_tensors="pt")
         return {name: value.to(dtype) if value.is_floating_point() else value for name, value in encoded.items()}
 
