@@ -58,7 +58,7 @@ def test_no_pictures_at_all() -> None:
     [
         ("prompt", (0, 1), (11, 4)),
         ("image", (0, 0, 1), (8, 3, 4)),
-        ("tile", (0, 0, 0, 1), (2, 6, 3, 4)),
+        ("tile", (0, 0, 0, 1, 1), (2, 6, 3, 2, 2)),  # a frame is a grid of its own
         ("frame", (0, 0, 1, 1), (8, 3, 2, 2)),
     ],
 )
@@ -77,7 +77,8 @@ def test_split(unit: str, rows: tuple[int, ...], sizes: tuple[int, ...]) -> None
 
 
 def test_split_keeps_the_blocks_of_each_unit() -> None:
-    assert LAYOUT.split("tile").layout.blocks == (*((b,) for b in BLOCKS[0]), tuple(BLOCKS[1]))
+    assert LAYOUT.split("tile").layout.blocks == tuple((b,) for row in BLOCKS for b in row)
+    assert LAYOUT.split("image").layout.blocks[2] == tuple(BLOCKS[1])
     assert LAYOUT.split("frame").layout.blocks[2:] == ((BLOCKS[1][0],), (BLOCKS[1][1],))
     assert LAYOUT.split("image").layout.blocks[1] == (BLOCKS[0][2],)
 

@@ -175,7 +175,7 @@ def test_cut_behind_a_downsampled_picture(model: Any, cut: str) -> None:
 
 
 def test_downsampled_to_several_sizes(model: Any) -> None:
-    """Pictures that share a budget may differ by a token: each has its grid; views of the encoder are refused."""
+    """Pictures that share a budget may differ by a token: each has its grid, and its own view of the encoder."""
     inputs = tiny_inputs((2, 1), padding="left")
     with downsample(model, "downsample:0.4 per prompt") as run:  # 13 of 32, and 6 of 16
         out = generate(model, inputs, do_sample=False)
@@ -190,11 +190,15 @@ def test_downsampled_to_several_sizes(model: Any) -> None:
     with downsample(model, "downsample:17/32 per prompt | fastv@2:0.5") as run:
         generate(model, inputs, do_sample=False)
         assert [sum(map(len, row)) for row in run.kept] == [8, 3]
-    with (
-        downsample(model, "downsample:17/32 per prompt | fastervlm:2"),
-        pytest.raises(UnsupportedError, match="fastervlm reads the vision encoder, of pictures that were rewritten to"),
-    ):
-        generate(model, inputs, do_sample=False)
+    cut = "downsample:17/32 per prompt | fastervlm:2"
+    with downsample(model, cut) as run:
+        together = generate(model, inputs, do_sample=False)
+        kept = [[k.tolist() for k in row] for row in run.kept]
+    for row, prompt in enumerate(rows_of(inputs)):
+        alone = {"input_ids": torch.tensor([prompt.ids]), "pixel_values": prompt.pictures}
+        with downsample(model, cut) as run:
+            assert generate(model, alone, do_sample=False) == [together[row]]
+            assert [k.tolist() for k in run.kept[0]] == kept[row]
 
 
 def test_downsampled_labels(model: Any) -> None:

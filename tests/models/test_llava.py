@@ -9,6 +9,7 @@ import torch
 
 from tessella.core.errors import LayoutError, UnsupportedError
 from tessella.models.adapter import find_adapter, recorded_statistics
+from tessella.models.placing import layout_of
 from tessella.testing.tiny import IMAGE_TOKEN, tiny_inputs, tiny_llava
 
 
@@ -32,28 +33,28 @@ def test_feature_layer_is_the_one_the_connector_reads() -> None:
 
 def test_layout_follows_placeholders_and_picture_sizes() -> None:
     inputs = tiny_inputs((2, 0, 1), padding="left")
-    layout = find_adapter(tiny_llava()).layout(inputs)
+    layout = layout_of(find_adapter(tiny_llava()), inputs)
     assert layout.num_tokens == (32, 0, 16)
     assert layout.num_images == (2, 0, 1)
     for row, ids in enumerate(inputs["input_ids"]):
         slots = layout.slot[row, : layout.num_tokens[row]]
         assert slots.tolist() == (ids == IMAGE_TOKEN).nonzero().reshape(-1).tolist()
     wide = {"input_ids": torch.tensor([[1] + [IMAGE_TOKEN] * 8]), "pixel_values": torch.zeros(1, 3, 14, 28)}
-    assert find_adapter(tiny_llava()).layout(wide).grids == ((2, 4),)
+    assert layout_of(find_adapter(tiny_llava()), wide).grids == ((2, 4),)
 
 
 def test_a_prompt_without_pixels_has_no_layout() -> None:
-    assert find_adapter(tiny_llava()).layout({"input_ids": torch.tensor([[1, IMAGE_TOKEN, 7]])}) is None
+    assert layout_of(find_adapter(tiny_llava()), {"input_ids": torch.tensor([[1, IMAGE_TOKEN, 7]])}) is None
 
 
 def test_misfits_are_named() -> None:
     adapter, inputs = find_adapter(tiny_llava()), tiny_inputs((1,))
     short = {**inputs, "input_ids": torch.cat([inputs["input_ids"][:, :3], inputs["input_ids"][:, 5:]], dim=1)}
     with pytest.raises(LayoutError, match="sample 0 has 14 image placeholders but its 1 picture"):
-        adapter.layout(short)
+        layout_of(adapter, short)
     more = {**inputs, "pixel_values": inputs["pixel_values"].repeat(2, 1, 1, 1)}
     with pytest.raises(LayoutError, match="2 pictures were given but the prompts hold placeholders for 1"):
-        adapter.layout(more)
+        layout_of(adapter, more)
 
 
 @pytest.mark.parametrize(

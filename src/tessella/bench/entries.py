@@ -16,6 +16,7 @@ from ..core.pipeline import Pipeline, parse, split_outside
 from ..core.registry import load_class, method_modules
 from ..engine.plan import can_apply, counts_of, make_plan, units_of
 from ..models.adapter import find_adapter
+from ..models.placing import layout_of
 from .records import BLIND, DOWNSAMPLE, FULL, Setting
 
 REFERENCES = (FULL, BLIND, DOWNSAMPLE)  # what other rows are read against; never filtered by stage
@@ -113,13 +114,13 @@ def resolve(model: Any, choices: Sequence[Choice], details: Mapping[str, Any]) -
 def check_budgets(model: Any, entries: Sequence[Entry], inputs: Mapping[str, Any]) -> None:
     """Raise BudgetError for an entry whose first cut asks for more tokens than a prompt like `inputs` has."""
     adapter = find_adapter(model)
-    layout = adapter.layout(inputs)
+    layout = layout_of(adapter, inputs)
     if layout is None:
         raise UnsupportedError("the model's processor made a prompt without visual tokens.")
     for entry in entries:
-        steps = [] if entry.rewrites else make_plan(adapter, entry.pipeline, None).steps(adapter, layout)
-        for step in steps[:1]:
-            counts_of(step, layout, units_of(step, layout))
+        plan = make_plan(adapter, entry.pipeline, None)
+        for step in [] if entry.rewrites else plan.steps(adapter, layout)[:1]:
+            counts_of(step, layout, units_of(step, layout, plan.roles), plan.roles)
 
 
 def describe_method(method: Method) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ..engine.run import Run
 from ..engine.timing import Stopwatch
 from ..mini.questions import Sample
 from ..models.adapter import find_adapter
+from ..models.placing import layout_of
 from . import identity, tasks
 from .entries import Entry, check_budgets, read_choices, read_keeps, resolve
 from .ledger import PARTS, Ledger
@@ -138,7 +139,7 @@ def prepare_batch(work: Work, batch: tasks.Batch, entries: Sequence[Entry]) -> P
     """Draw a batch, make its inputs, and encode its pictures once for the entries that do not rewrite them."""
     samples = batch.draw()
     inputs = _inputs_of(work.model, work.processor, samples)
-    layout = find_adapter(work.model).layout(inputs)
+    layout = layout_of(find_adapter(work.model), inputs)
     assert layout is not None
     prepared = Prepared(batch, samples, inputs, layout.num_tokens)
     sharing = [entry for entry in entries if not entry.rewrites]

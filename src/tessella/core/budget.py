@@ -166,10 +166,11 @@ def resolve_counts(
 ) -> Counts:
     """Counts for each unit. Raises BudgetError when more is asked than there is; nothing is clamped.
 
-    A fraction is rounded by `rounding` and is at least `min_keep` (or everything, if a group has fewer tokens).
+    Only tokens that compete in `units` are counted. A fraction is rounded by `rounding` and is at least `min_keep` (or
+    everything, if a group has fewer tokens).
     """
     keep = budget.keep
-    groups = layout.split(_counted_over(scope, units.unit))
+    groups = layout.split(_counted_over(scope, units.unit), units.without)
     asked = []
     for g, available in enumerate(groups.num_tokens):
         if isinstance(keep, int):

@@ -13,6 +13,9 @@ Stage = Literal["input", "encoder", "connector", "prefill", "decode"]
 STAGES: tuple[Stage, ...] = ("input", "encoder", "connector", "prefill", "decode")
 Positions = Literal["original", "compact"]
 POSITIONS: tuple[Positions, ...] = ("original", "compact")
+Fate = Literal["compete", "follow", "keep", "drop"]
+FATES: tuple[Fate, ...] = ("compete", "follow", "keep", "drop")
+THUMBNAIL_FATES: tuple[Fate, ...] = ("compete", "keep", "drop")
 Count = Literal["exact", "at_most", "adaptive"]
 
 NEEDS = {
@@ -37,7 +40,8 @@ class Card:
     `count`: kept tokens are `exact`ly, `at_most` or `adaptive`ly what was asked. `exact_with_keep`: an adaptive method
     that keeps exactly what is asked, where a keep is given. `min_keep`: 0 only where everything is removed by design.
     `takes_keep`: False where a keep makes no sense. `unit`: the groups among which tokens compete unless the scope is
-    wider. `example`: a pipeline text for methods that wrap another.
+    wider. `newlines` and `thumbnails`: what becomes of such tokens, see `RolePolicy`. `example`: a pipeline text for
+    methods that wrap another.
     """
 
     title: str
@@ -57,6 +61,8 @@ class Card:
     cost: Literal["light", "heavy"] = "light"
     prompt_dependent: bool = False
     positions: Positions = "compact"
+    newlines: Fate = "follow"
+    thumbnails: Fate = "compete"
     scope: Scope = "image"
     unit: Unit = "tile"
     example: str | None = None
@@ -68,6 +74,8 @@ class Card:
         _one_of("scope", (self.scope,), SCOPES)
         _one_of("unit", (self.unit,), UNITS)
         _one_of("positions", (self.positions,), POSITIONS)
+        _one_of("newlines", (self.newlines,), FATES)
+        _one_of("thumbnails", (self.thumbnails,), THUMBNAIL_FATES)
         _one_of("rounding", (self.rounding,), ROUNDINGS)
         if self.count != "exact" and not self.count_reason:
             raise MethodError(f"card {self.title!r}: count={self.count!r} needs a count_reason from the specification.")

@@ -6,8 +6,9 @@ A layout is structure, so it lives on the host; counts are plain ints and asking
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from functools import cached_property
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property, lru_cache
+from itertools import groupby
 from typing import Literal
 
 import torch
@@ -22,12 +23,16 @@ UNITS: tuple[Unit, ...] = ("tile", "frame", "image", "prompt")
 PATCH, NEWLINE, THUMBNAIL, CLASS = 0, 1, 2, 3
 ROLES = ("patch", "newline", "thumbnail", "class")
 
+_COLUMNS = ("image", "tile", "frame", "row", "column", "role", "line")
+
 
 @dataclass(frozen=True)
 class Block:
     """One grid of visual tokens of one tile or frame of one image, in raster order.
 
-    `newlines` says that every row ends with one extra token of role newline.
+    `newlines` says that every row ends with one extra token of role newline; with no columns the block is a lone
+    newline behind other blocks. `top` and `left` are its place, in tokens, in a mosaic: consecutive blocks of an image
+    that have one stand in the prompt row by row of the mosaic, not one after the other.
     """
 
     image: int
@@ -37,10 +42,17 @@ class Block:
     frame: int = 0
     role: int = PATCH
     newlines: bool = False
+    top: int | None = None
+    left: int = 0
 
     @property
     def num_tokens(self) -> int:
         return self.rows * (self.columns + int(self.newlines))
+
+    @property
+    def key(self) -> tuple[int, int, int]:
+        """What tells it from the other blocks of a prompt."""
+        return self.image, self.tile, self.frame
 
 
 @dataclass(frozen=True)
@@ -48,7 +60,8 @@ class Layout:
     """Positions and roles of visual tokens, `[B, V]` int64 on the CPU, padded at the end with -1.
 
     `slot` is the index in the full prompt; `image` counts within the prompt; `row` and `column` count in the grid of
-    the block; `blocks` are the grids of each batch row as they were before anything was removed.
+    the block; `line` numbers the rows that end with a newline, within the prompt, and is -1 for other tokens; `blocks`
+    are the grids of each batch row as they were before anything was removed.
     """
 
     slot: Int[Tensor, "B V"]
@@ -58,6 +71,7 @@ class Layout:
     row: Int[Tensor, "B V"]
     column: Int[Tensor, "B V"]
     role: Int[Tensor, "B V"]
+    line: Int[Tensor, "B V"]
     num_tokens: tuple[int, ...]
     blocks: tuple[tuple[Block, ...], ...]
 
@@ -65,6 +79,10 @@ class Layout:
     def mask(self) -> Bool[Tensor, "B V"]:
         """True where a token is real."""
         return self.slot >= 0
+
+    def has(self, role: int) -> bool:
+        """Whether there are tokens of a role."""
+        return bool((self.role == role).any())
 
     @property
     def num_images(self) -> tuple[int, ...]:
@@ -91,7 +109,6 @@ class Layout:
 
         Raises LayoutError when a row has more or fewer slots than its blocks need.
         """
-        parts = [[_lay(block) for block in row] for row in blocks]
         counts = tuple(sum(b.num_tokens for b in row) for row in blocks)
         for index, (row_slots, count) in enumerate(zip(slots, counts, strict=True)):
             if len(row_slots) != count:
@@ -100,11 +117,11 @@ class Layout:
                     f"sample {index} has {len(row_slots)} image placeholders but its grids {grids} need {count}."
                 )
         width = max(counts, default=0)
-        columns = {}
-        for name in ("image", "tile", "frame", "row", "column", "role"):
-            rows = [torch.cat([p[name] for p in part]) if part else torch.empty(0, dtype=torch.long) for part in parts]
-            columns[name] = _pad(rows, width)
+        laid = torch.full((len(blocks), len(_COLUMNS), width), -1)
+        for row, count, out in zip(blocks, counts, laid, strict=True):
+            out[:, :count] = _lay(tuple(row))
         slot = _pad([torch.as_tensor(s, dtype=torch.long).cpu().reshape(-1) for s in slots], width)
+        columns = dict(zip(_COLUMNS, laid.unbind(dim=1), strict=True))
         return cls(slot=slot, num_tokens=counts, blocks=tuple(tuple(b) for b in blocks), **columns)
 
     @classmethod
@@ -122,36 +139,52 @@ class Layout:
             for f in fields(self)
             if f.name not in ("num_tokens", "blocks")
         }
-        counts = tuple(int(c) for c in (index >= 0).sum(dim=1))
+        counts = tuple((index >= 0).sum(dim=1).tolist())
         blocks = tuple(self._blocks_of(r, picked, u, counts[u]) for u, r in enumerate(source_row))
         return Layout(num_tokens=counts, blocks=blocks, **picked)
 
     def _blocks_of(self, row: int, picked: dict[str, Tensor], u: int, count: int) -> tuple[Block, ...]:
+        if len(self.blocks[row]) == 1:
+            return self.blocks[row] if count else ()
+        keys = torch.stack([picked[name][u, :count] for name in ("image", "tile", "frame")])
         # a set of host numbers: torch.unique over rows takes forty times as long
-        present = set(zip(*(picked[name][u, :count].tolist() for name in ("image", "tile", "frame")), strict=True))
-        return tuple(b for b in self.blocks[row] if (b.image, b.tile, b.frame) in present)
+        present = set(map(tuple, keys.T.tolist()))
+        return tuple(b for b in self.blocks[row] if b.key in present)
 
-    def split(self, unit: Unit) -> Units:
-        """Group the tokens by prompt, image, tile or frame; worked out once for each."""
-        if unit not in self._splits:
-            self._splits[unit] = self._split(unit)
-        return self._splits[unit]
+    def split(self, unit: Unit, without: frozenset[int] = frozenset()) -> Units:
+        """Group the tokens, but those of the roles `without`, by prompt, image, tile or frame; worked out once.
+
+        A tile is one grid: a tile of an image, or a frame of a clip.
+        """
+        if (unit, without) not in self._splits:
+            self._splits[unit, without] = self._split(unit, without)
+        return self._splits[unit, without]
 
     @cached_property
-    def _splits(self) -> dict[Unit, Units]:
+    def _splits(self) -> dict[tuple[Unit, frozenset[int]], Units]:
         return {}
 
-    def _split(self, unit: Unit) -> Units:
+    def _split(self, unit: Unit, without: frozenset[int]) -> Units:
         index: list[Tensor] = []
         source_row: list[int] = []
         for b, count in enumerate(self.num_tokens):
             key = self._unit_key(b, count, unit)
+            for role in without:
+                key = torch.where(self.role[b, :count] == role, -1, key)
             for value in torch.unique(key).tolist():
-                index.append((key == value).nonzero().reshape(-1))
-                source_row.append(b)
+                if value >= 0:
+                    index.append((key == value).nonzero().reshape(-1))
+                    source_row.append(b)
         width = max((len(i) for i in index), default=0)
         padded = _pad(index, width)
-        return Units(unit, tuple(source_row), padded, self.gather(padded, source_row))
+        return Units(unit, tuple(source_row), padded, self.gather(padded, source_row)._bare(without), without)
+
+    def _bare(self, without: frozenset[int]) -> Layout:
+        """The same with blocks that have no newlines, where those were left out."""
+        if NEWLINE not in without:
+            return self
+        bare = tuple(tuple(replace(b, newlines=False) for b in row if b.columns) for row in self.blocks)
+        return replace(self, blocks=bare)
 
     def _unit_key(self, b: int, count: int, unit: Unit) -> Int[Tensor, " V"]:
         image, tile, frame = (t[b, :count] for t in (self.image, self.tile, self.frame))
@@ -159,20 +192,24 @@ class Layout:
             return torch.zeros_like(image)
         if unit == "image":
             return image
-        return image * 1_000_000 + (tile if unit == "tile" else frame)
+        if unit == "frame":
+            return image * 1_000_000 + frame
+        return (image * 1_000_000 + frame) * 1_000_000 + tile
 
 
 @dataclass(frozen=True)
 class Units:
     """The groups among which a method decides: each is one item of the batch that the method sees.
 
-    `index [U, W]` holds, for each group, its tokens' places in the visual tokens of batch row `source_row[u]`.
+    `index [U, W]` holds, for each group, its tokens' places in the visual tokens of batch row `source_row[u]`. Tokens
+    of the roles `without` are in no group.
     """
 
     unit: Unit
     source_row: tuple[int, ...]
     index: Int[Tensor, "U W"]
     layout: Layout = field(repr=False)
+    without: frozenset[int] = frozenset()
 
     @property
     def num_tokens(self) -> tuple[int, ...]:
@@ -182,15 +219,45 @@ class Units:
         return len(self.source_row)
 
 
-def _lay(block: Block) -> dict[str, Tensor]:
-    width = block.columns + int(block.newlines)
-    row = torch.arange(block.rows).repeat_interleave(width)
-    column = torch.arange(width).repeat(block.rows)
-    role = torch.full_like(row, block.role)
-    if block.newlines:
-        role[column == block.columns] = NEWLINE
-    constant = {n: torch.full_like(row, getattr(block, n)) for n in ("image", "tile", "frame")}
-    return {**constant, "row": row, "column": column, "role": role}
+@lru_cache(maxsize=64)
+def _lay(blocks: tuple[Block, ...]) -> Int[Tensor, "7 V"]:
+    """The tokens of a prompt's blocks in their order, one row for each of `_COLUMNS`."""
+    parts: list[Tensor] = []
+    num_lines = 0
+    for _, group in groupby(blocks, lambda b: (b.image, b.top is not None)):
+        for mosaic in _mosaics(tuple(group)):
+            part, lines = _lay_mosaic(mosaic, num_lines)
+            parts.append(part)
+            num_lines += lines
+    return torch.cat(parts, dim=1) if parts else torch.empty(len(_COLUMNS), 0, dtype=torch.long)
+
+
+def _mosaics(blocks: tuple[Block, ...]) -> list[tuple[Block, ...]]:
+    """Blocks that stand in one mosaic together, others alone."""
+    return [(b,) for b in blocks] if blocks[0].top is None else [blocks]
+
+
+def _lay_mosaic(blocks: tuple[Block, ...], first_line: int) -> tuple[Int[Tensor, "7 V"], int]:
+    """The tokens of blocks of one mosaic in raster order, and how many lines with a newline they have."""
+    ends = any(b.newlines and b.columns for b in blocks)
+    parts, places = [], []
+    for block in blocks:
+        width = block.columns + int(block.newlines)
+        row = torch.arange(block.rows).repeat_interleave(width)
+        column = torch.arange(width).repeat(block.rows)
+        role = torch.full_like(row, block.role)
+        if block.newlines:
+            role[column == block.columns] = NEWLINE
+        line = row + (block.top or 0)
+        constant = [torch.full_like(row, n) for n in block.key]
+        parts.append(
+            torch.stack([*constant, row, column, role, line + first_line if ends else torch.full_like(row, -1)])
+        )
+        places.append(torch.stack([line, column + block.left]))
+    laid, place = torch.cat(parts, dim=1), torch.cat(places, dim=1)
+    if len(blocks) > 1:
+        laid = laid[:, torch.argsort(place[0] * (int(place[1].max()) + 1) + place[1])]
+    return laid, int(place[0].max()) + 1 if ends else 0
 
 
 def _pad(rows: Sequence[Tensor], width: int) -> Int[Tensor, "B V"]:

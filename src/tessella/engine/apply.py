@@ -7,10 +7,11 @@ from typing import TypeVar
 from torch import nn
 
 from ..core.budget import Scope
-from ..core.cards import Positions
+from ..core.cards import Fate, Positions
 from ..core.contracts import Method
 from ..core.errors import UnsupportedError
 from ..core.pipeline import Pipeline, as_pipeline
+from ..core.roles import RolePolicy
 from .plan import can_apply
 from .run import Run, active_run
 
@@ -24,14 +25,18 @@ def reduce(
     keep: Keep | None = None,
     scope: Scope | None = None,
     positions: Positions | None = None,
+    newlines: Fate | None = None,
+    thumbnails: Fate | None = None,
 ) -> Run:
     """A run of `pipeline` on `model`, active inside `with`; the model leaves exactly as it came.
 
     `keep`: int tokens per image, a fraction in (0, 1] or 'a/b'; instead of budgets written in the pipeline.
     `scope`: what `keep` counts over (image, tile, frame, prompt, layer-mean). `positions`: `original` or `compact`.
+    `newlines`, `thumbnails`: what becomes of such tokens, in families that have them; see `RolePolicy`.
     Raises UnknownMethodError, BudgetError, MethodError or UnsupportedError before anything runs.
     """
-    return Run(model, as_pipeline(pipeline).with_budget(keep, scope), positions)
+    roles = RolePolicy(newlines, thumbnails)
+    return Run(model, as_pipeline(pipeline).with_budget(keep, scope), positions, roles)
 
 
 def apply(
@@ -40,9 +45,11 @@ def apply(
     keep: Keep | None = None,
     scope: Scope | None = None,
     positions: Positions | None = None,
+    newlines: Fate | None = None,
+    thumbnails: Fate | None = None,
 ) -> M:
     """Like `reduce`, lasting until `remove(model)`. Returns the model."""
-    reduce(model, pipeline, keep, scope, positions).__enter__()
+    reduce(model, pipeline, keep, scope, positions, newlines, thumbnails).__enter__()
     return model
 
 

@@ -57,13 +57,21 @@ class Ledger:
     full_length: int
     segments: list[Stored]
     visual_per_layer: list[int]
+    position_memory: Int[Tensor, "B 1"] | None = None  # what a model with several position axes counts on from
     running: bool = False
     broken: bool = False  # a forward stopped in the middle, so that layers hold different steps
 
     @classmethod
-    def open(cls, owner: int, full_length: int, segments: list[Segment], visual_per_layer: list[int]) -> Ledger:
+    def open(
+        cls,
+        owner: int,
+        full_length: int,
+        segments: list[Segment],
+        visual_per_layer: list[int],
+        position_memory: Int[Tensor, "B 1"] | None = None,
+    ) -> Ledger:
         stored = [Stored(s.start, s.places, s.valid, s.shift) for s in segments]
-        return cls(owner, full_length, stored, visual_per_layer)
+        return cls(owner, full_length, stored, visual_per_layer, position_memory)
 
     def segment_of(self, layer: int) -> Stored:
         return next(s for s in reversed(self.segments) if s.start <= layer)
@@ -76,6 +84,8 @@ class Ledger:
     def select(self, rows: Tensor) -> None:
         for segment in self.segments:
             segment.select(rows)
+        if self.position_memory is not None:
+            self.position_memory = self.position_memory[rows.to(self.position_memory.device)]
 
     def crop(self, num_removed: int) -> None:
         last = torch.arange(self.full_length - num_removed, self.full_length)
@@ -163,6 +173,23 @@ def ledger_of(cache: Any) -> Ledger | None:
 def stored_lengths(cache: Cache) -> list[int]:
     """Tokens held by each layer, read from the key tensors."""
     return [0 if layer.keys is None else int(layer.keys.shape[-2]) for layer in cache.layers if hasattr(layer, "keys")]
+
+
+def held_of(layer: Any, num_tokens: int) -> int:
+    """Of so many tokens that went into a cache layer, how many it holds: a sliding one those of its last window."""
+    window = getattr(layer, "sliding_window", None)
+    return num_tokens if window is None else min(num_tokens, window - 1)
+
+
+def full_bytes(cache: Cache, num_tokens: int) -> int:
+    """Bytes that a cache would hold of so many tokens in every layer."""
+    total = 0
+    for layer in cache.layers:
+        for tensor in (layer.keys, layer.values):
+            if tensor is not None and tensor.shape[-2]:
+                per_token = tensor.numel() // tensor.shape[-2] * tensor.element_size()
+                total += per_token * held_of(layer, num_tokens)
+    return total
 
 
 def stored_bytes(cache: Cache) -> int:

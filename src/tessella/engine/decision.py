@@ -12,6 +12,8 @@ from torch import Tensor
 from ..core.cards import Positions
 from ..core.layout import Layout, Units
 from ..core.reduction import Reduction
+from .bystanders import Bystanders
+from .encoder import Picture
 from .report import PromptRecord
 from .rewriting import Rewrite
 from .sequence import Segment
@@ -27,18 +29,19 @@ class Decision:
     num_kept: tuple[int, ...]
     positions: Positions
     vectors: Float[Tensor, "U K C"] | None
+    bystanders: Bystanders | None = None
 
 
 @dataclass
 class Prompt:
     """One prompt read under a run. `segments[0]` is the whole prompt; one more follows each cut.
 
-    `rewrite` says how it came from the prompt that the user gave, where methods have rewritten that one.
+    `pictures` are in the order of the visual tokens. `rewrite` says how the prompt came from the one that the user
+    gave, where methods have rewritten that one.
     """
 
     input_ids: Tensor | None
-    pixels: Tensor | list[Tensor] | None
-    pictures: list[Tensor]  # pixels, or encoded pictures where there are none
+    pictures: list[Picture]
     num_layers: int
     segments: list[Segment] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
@@ -62,7 +65,7 @@ class Prompt:
         read = self.segments[0].length
         return read if self.rewrite is None else read + self.rewrite.length - self.rewrite.origin.shape[1]
 
-    def continues_as(self, inputs: dict[str, Any]) -> bool:
+    def continues_as(self, inputs: dict[str, Any], pictures: list[Picture]) -> bool:
         """True if a cache-less forward reads this prompt again with tokens added at the end."""
         ids = inputs.get("input_ids")
         if ids is None or self.input_ids is None:
@@ -70,8 +73,7 @@ class Prompt:
         length = self.input_ids.shape[1]
         if ids.shape[0] != self.input_ids.shape[0] or ids.shape[1] <= length:
             return False
-        pictures = pictures_of(inputs)
-        same = len(pictures) == len(self.pictures) and all(map(_equal, pictures, self.pictures))
+        same = len(pictures) == len(self.pictures) and all(map(_same, pictures, self.pictures))
         return same and torch.equal(ids[:, :length], self.input_ids)
 
     def visual_per_layer(self) -> list[int]:
@@ -85,7 +87,7 @@ class Prompt:
         return tuple(sum(seen) / (len(seen) * there) if there else 1.0 for seen, there in counts)
 
     def kept(self) -> list[list[Tensor]]:
-        """Kept tokens per row and image, as ascending indices in the image's own raster order."""
+        """Kept tokens per row and image, as ascending indices through its grids, each in raster order."""
         first, last = self.layout, self.segments[-1].layout
         out = []
         for row, count in enumerate(last.num_tokens):
@@ -148,21 +150,17 @@ class Prompt:
         return parents
 
 
-def pictures_of(inputs: dict[str, Any]) -> list[Tensor]:
-    """What tells a prompt's pictures apart from another's: pixels, or else their encoded features."""
-    pixels = inputs.get("pixel_values")
-    if pixels is not None:
-        return [pixels] if isinstance(pixels, Tensor) else list(pixels)
-    return list(inputs["mm_encoder_outputs"]["image"].pooler_output)
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    return a is b or (a.shape == b.shape and torch.equal(a, b))
+def _same(a: Picture, b: Picture) -> bool:
+    """Whether two pictures have the same content."""
+    mine, yours = a.content, b.content
+    return mine is yours or (mine.shape == yours.shape and torch.equal(mine, yours))
 
 
 def _slots_by_image(layout: Layout, row: int) -> list[list[int]]:
+    """Slots of each image's tokens, block after block, each in raster order."""
     count = layout.num_tokens[row]
-    slots, images = layout.slot[row, :count].tolist(), layout.image[row, :count].tolist()
+    order = torch.argsort(layout.frame[row, :count] * (count + 1) + layout.tile[row, :count], stable=True)
+    slots, images = layout.slot[row, order].tolist(), layout.image[row, order].tolist()
     return [[s for s, i in zip(slots, images, strict=True) if i == image] for image in range(layout.num_images[row])]
 
 

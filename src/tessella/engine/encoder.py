@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,37 +17,77 @@ from ..core.errors import UnsupportedError
 from ..core.pipeline import Pipeline, as_pipeline
 from ..core.view import Captures
 from ..models.adapter import Adapter, find_adapter
+from ..models.footprint import Footprint
 from .capture import Recorder, Switch, attach, detach
 from .hooks import Hooks, bind
 from .plan import join_captures, make_plan
 from .timing import Stopwatch
 
-Mark = tuple["Encoding", int]  # which item of an encoding a picture is
+Mark = tuple["Encoding", int]  # which entry of an encoding some features are
 
 
-@dataclass
+@dataclass(eq=False)
 class Encoding:
-    """What one pass of the vision encoder left behind. It stays with the encoder's output, which may be used again."""
+    """What one pass of the vision encoder left behind. It stays with the encoder's output, which may be used again.
 
-    pixels: Tensor | list[Tensor] | None = None  # a list of pictures where these have several sizes
-    features: Tensor | None = None  # [items, N, Ce], the connector's input
-    class_features: Tensor | None = None  # [items, Ce]
+    - `arguments`: what was encoded, as the entry's method was given it.
+    - `footprints`: what each entry of the output holds; `first[i]` is the number of entry i's first footprint.
+    - `features`: the connector's input; `class_features [items, Ce]`; `attention` and `hidden` by encoder layer.
+    """
+
+    modality: str
+    arguments: dict[str, Any]
+    footprints: list[Footprint]
+    first: list[int]
+    features: Tensor | None = None
+    class_features: Tensor | None = None
     attention: dict[int, Recorder] = field(default_factory=dict)
     hidden: dict[int, Tensor] = field(default_factory=dict)
 
-    @property
-    def is_joined(self) -> bool:
-        """True for pictures of several sizes, encoded by several passes; only their pixels are known."""
-        return isinstance(self.pixels, list)
+    @classmethod
+    def begin(cls, adapter: Adapter, modality: str, arguments: dict[str, Any]) -> Encoding:
+        entries = adapter.footprints(modality, arguments)
+        first = [0, *itertools.accumulate(map(len, entries))]
+        return cls(modality, arguments, [f for entry in entries for f in entry], first)
 
-    def picture(self, number: int) -> Tensor | None:
-        """Pixels of one picture."""
-        return None if self.pixels is None else self.pixels[number]
+    @cached_property
+    def patch_starts(self) -> list[int]:
+        """Patches in front of each footprint, and of all."""
+        return [0, *itertools.accumulate(f.num_patches for f in self.footprints)]
+
+    @cached_property
+    def token_starts(self) -> list[int]:
+        """Visual tokens in front of each footprint, and of all."""
+        return [0, *itertools.accumulate(f.num_tokens for f in self.footprints)]
+
+    @cached_property
+    def item_starts(self) -> list[int]:
+        """Encoder items in front of each footprint, and of all."""
+        return [0, *itertools.accumulate(f.num_items for f in self.footprints)]
+
+    def numbers(self, entry: int) -> range:
+        """The footprints of an entry."""
+        return range(self.first[entry], self.first[entry + 1])
 
     def shows(self, captures: Captures) -> bool:
         """True if all that `captures` names of the encoder was recorded."""
         layers = set(captures.encoder) <= set(self.attention) and set(captures.encoder_hidden) <= set(self.hidden)
         return layers and (self.class_features is not None or not captures.class_features)
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One footprint as a forward was given it; `encoding` and `number` tell where it was, or will be, encoded.
+
+    `content` are its pixels or, where these are unknown, its encoded features; `has_pixels` says which.
+    """
+
+    modality: str
+    footprint: Footprint
+    content: Tensor
+    has_pixels: bool
+    encoding: Encoding | None = None
+    number: int = 0
 
 
 class EncoderWatch:
@@ -83,11 +125,16 @@ class EncoderWatch:
         """While on, encoded pictures are also known by their values, should a model spread over devices move them."""
         self._known = [] if on else None
 
-    def encode(self, original: Any, inputs: dict[str, Any]) -> tuple[Any, Encoding]:
-        """The output of `original(**inputs)` with its pictures marked, and the encoding behind them."""
+    def encode(self, modality: str, original: Any, inputs: dict[str, Any]) -> tuple[Any, Encoding | None]:
+        """The output of `original(**inputs)` with its entries marked, and the encoding behind them.
+
+        None for the encoding of a call within another, as where clips are encoded as pictures.
+        """
+        if self._making is not None:
+            return original(**inputs), None
         if self._captures.reads_encoder:
             self._adapter.check_encoding(inputs)
-        encoding = self._making = Encoding(pixels=inputs.get("pixel_values"))
+        encoding = self._making = Encoding.begin(self._adapter, modality, inputs)
         self._switch.on()
         try:
             output = original(**inputs)
@@ -97,37 +144,54 @@ class EncoderWatch:
             self._making = None
             for recorder in self._recorders.values():
                 recorder.clear()
-        for number, picture in enumerate(getattr(output, "pooler_output", ())):
-            picture.tessella_encoding = (encoding, number)
+        pooled = getattr(output, "pooler_output", None)
+        if isinstance(pooled, Tensor):  # its entries are views, which no mark stays on
+            pooled.tessella_encoding = encoding  # type: ignore[attr-defined]
+        for number, entry in enumerate(() if pooled is None else pooled):
+            entry.tessella_encoding = (encoding, number)
             if self._known is not None:
-                self._known.append((picture, (encoding, number)))
+                self._known.append((entry, (encoding, number)))
         return output, encoding
 
-    def behind(self, inputs: dict[str, Any]) -> tuple[Encoding | None, Tensor | None]:
-        """The encoding behind a forward's `mm_encoder_outputs`, and which of its items each picture is.
+    def pictures(self, inputs: dict[str, Any]) -> list[Picture]:
+        """Every picture of a forward's arguments, by modality in their order.
 
-        None for the items: all of them in order. Beam search and sampling repeat the list of encoded pictures, not
-        the tensors in it.
+        Beam search and sampling repeat the list of encoded entries, not the tensors in it.
         """
-        output = (inputs.get("mm_encoder_outputs") or {}).get("image")
-        if output is None:
-            return None, None
+        out: list[Picture] = []
+        for name, modality in self._adapter.modalities.items():
+            output = (inputs.get("mm_encoder_outputs") or {}).get(name)
+            if output is not None:
+                out += self._encoded_pictures(name, output.pooler_output)
+            elif inputs.get(modality.pixels) is not None:
+                flat = [f for entry in self._adapter.footprints(name, inputs) for f in entry]
+                pixels = self._adapter.pixels(name, inputs)
+                numbered = enumerate(zip(flat, pixels, strict=True))
+                out += [Picture(name, f, p, True, None, i) for i, (f, p) in numbered]
+        return out
+
+    def _encoded_pictures(self, name: str, pooled: Any) -> list[Picture]:
+        marks = self._marks(pooled)
+        found = [m for m in marks if m is not None and m[0].modality == name and m[0].shows(self._captures)]
+        if (
+            len(found) < len(marks) or not found
+        ):  # encoded elsewhere, changed since, or under a pipeline that asked for less
+            footprints = self._adapter.footprints_of_features(name, pooled)
+            return [Picture(name, f, p, False) for f, p in zip(footprints, pooled, strict=True)]
+        pixels = {e: self._adapter.pixels(name, e.arguments) for e, _ in found}
+        return [
+            Picture(name, encoding.footprints[i], pixels[encoding][i], True, encoding, i)
+            for encoding, entry in found
+            for i in encoding.numbers(entry)
+        ]
+
+    def _marks(self, pooled: Any) -> list[Mark | None]:
+        """Which entry of which encoding each entry of `pooler_output` is; None where that is not known."""
+        whole = getattr(pooled, "tessella_encoding", None)
+        if isinstance(whole, Encoding):
+            return [(whole, i) for i in range(len(pooled))]
         known = self._known or []
-        marks = [getattr(p, "tessella_encoding", None) or _find(p, known) for p in output.pooler_output]
-        found = [m for m in marks if m is not None]
-        if not found or len(found) < len(marks):
-            return None, None  # encoded elsewhere, or changed since
-        if any(m[0] is not found[0][0] for m in found):
-            pixels = [encoding.picture(number) for encoding, number in found]
-            sizes = {p.shape for p in pixels if p is not None}
-            if None in pixels or len(sizes) == 1:
-                return None, None  # encoded by several calls
-            return Encoding(pixels=pixels), None  # type: ignore[arg-type]  # none of them is None
-        encoding, items = found[0][0], [number for _, number in found]
-        if not encoding.shows(self._captures):
-            return None, None  # made under a pipeline that asked for less
-        in_order = encoding.pixels is not None and items == list(range(len(encoding.pixels)))
-        return encoding, None if in_order else torch.tensor(items)
+        return [getattr(p, "tessella_encoding", None) or _find(p, known) for p in pooled]
 
     def _before_encoder(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         self._stopwatch.start("encode", next(module.parameters()).device)
@@ -159,24 +223,27 @@ def encode_once(
     Raises UnsupportedError for inputs without pixels, for a pipeline that the model cannot carry and for one that
     rewrites the inputs, which has an encoder pass of its own.
     """
-    if inputs.get("pixel_values") is None:
-        raise UnsupportedError("encode_once needs inputs with pixel_values; got " + ", ".join(sorted(inputs)) + ".")
     adapter = find_adapter(model)
+    given = [name for name, m in adapter.modalities.items() if inputs.get(m.pixels) is not None]
+    if not given:
+        raise UnsupportedError("encode_once needs inputs with pixel_values; got " + ", ".join(sorted(inputs)) + ".")
     plans = [make_plan(adapter, as_pipeline(p), None) for p in pipelines]
     rewriting = next((str(p.pipeline) for p in plans if p.rewriters), None)
     if rewriting is not None:
         raise UnsupportedError(f"'{rewriting}' rewrites the inputs; it cannot share an encoder pass. Leave it out.")
-    original = adapter.entry.get_image_features
-    given = {n: inputs[n] for n in inspect.signature(original).parameters if n in inputs}
     watch = EncoderWatch(adapter, join_captures(p.captures for p in plans), stopwatch or Stopwatch())
     hooks = Hooks()
     watch.install(hooks)
+    out: dict[str, Any] = {}
     try:
-        output, _ = watch.encode(original, {**given, "return_dict": True})
+        for name in given:
+            original = getattr(adapter.entry, adapter.modalities[name].encode)
+            arguments = {n: inputs[n] for n in inspect.signature(original).parameters if n in inputs}
+            out[name], _ = watch.encode(name, original, {**arguments, "return_dict": True})
     finally:
         watch.uninstall()
         hooks.remove()
-    return {"image": output}
+    return out
 
 
 def _find(picture: Tensor, generated: list[tuple[Tensor, Mark]]) -> Mark | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,22 +10,25 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache
 
-from ..core.budget import Counts
+from ..core.budget import Counts, on_device
 from ..core.cards import Positions
 from ..core.contracts import Method, Step
 from ..core.errors import MethodError, UnsupportedError
 from ..core.layout import Layout, Units
 from ..core.reduction import Reduction
+from ..core.roles import RolePolicy
 from ..core.view import Point
-from ..models.adapter import Adapter
-from .cache import Ledger, Stored, cache_in, check_cache, reduced, stored_bytes, stored_lengths
+from ..models.adapter import Adapter, MaskRule
+from .bystanders import Bystanders
+from .cache import Ledger, Stored, cache_in, check_cache, full_bytes, held_of, reduced, stored_bytes, stored_lengths
 from .capture import PREFIX
-from .decision import Decision, Prompt, pictures_of
+from .decision import Decision, Prompt
 from .masks import as_implementation, decode_mask, gather_mask
 from .plan import counts_of, units_of
 from .sequence import Cut, Segment, make_cut, positions_after, whole_prompt
+from .sources import Sources
 from .timing import Stopwatch
-from .view import EngineView, Sources
+from .view import EngineView
 
 Kwargs = dict[str, Any]
 
@@ -42,18 +46,19 @@ class Reading:
         layout: Layout,
         sources: Sources,
         positions: Positions | None,
+        roles: RolePolicy,
         stopwatch: Stopwatch,
         replay: Prompt | None = None,
     ) -> None:
         self.sources = sources
-        given = sources.inputs
-        ids = replay.input_ids if replay else given.get("input_ids")  # what was there when the decision was taken
-        self.prompt = Prompt(ids, given.get("pixel_values"), pictures_of(given), len(adapter.decoder_layers))
+        ids = replay.input_ids if replay else sources.inputs.get("input_ids")  # as they were for the decision
+        self.prompt = Prompt(ids, sources.pictures, len(adapter.decoder_layers))
         self.is_replay = replay is not None
         self.fired = 0
         self.cache: Cache | None = None
         self._finished = False
         self._adapter, self._layout, self._positions, self._stopwatch = adapter, layout, positions, stopwatch
+        self._roles = roles
         self._steps = list(steps)
         self._replay = list(replay.decisions) if replay else None
         self._state: dict[str, dict[str, Any]] = {}
@@ -87,6 +92,18 @@ class Reading:
             return hidden, kwargs
         return hidden, self._fit(layer, hidden, kwargs)
 
+    def add_to_visual(self, original: Callable[..., Tensor], hidden: Tensor, mask: Tensor, features: Tensor) -> Tensor:
+        """Hidden states with `features [T, C]`, a row for each visual token of the batch, added to those left."""
+        if len(self.prompt.segments) == 1:
+            return original(hidden, mask, features)
+        segment, counts = self.segment, self.prompt.layout.num_tokens
+        starts = on_device([0, *itertools.accumulate(counts)][:-1], hidden.device)
+        rows = features.to(hidden.device, hidden.dtype)[starts[:, None] + segment.origin.clamp(min=0)]
+        added = hidden.new_zeros(len(hidden), segment.length + 1, hidden.shape[2])  # one place for padded entries
+        place = torch.where(segment.visual >= 0, segment.visual, segment.length)
+        added.scatter_(1, place[:, :, None].expand_as(rows), rows)
+        return hidden + added[:, : segment.length]
+
     def finish(self, owner: int) -> None:
         """Attach the decision to the cache, if there is one."""
         self._finished = True
@@ -98,11 +115,12 @@ class Reading:
         full_length = self.prompt.segments[0].length
         self.prompt.cache_lengths = tuple(stored_lengths(self.cache))
         self.prompt.cache_bytes = stored_bytes(self.cache)
-        stored = sum(self.prompt.cache_lengths)
-        per_token = self.prompt.cache_bytes // stored if stored else 0
-        self.prompt.full_cache_bytes = per_token * self.prompt.full_length * len(self.prompt.cache_lengths)
-        ledger = Ledger.open(owner, full_length, self.prompt.segments, self.prompt.visual_per_layer())
-        reduced(self.cache, ledger)
+        self.prompt.full_cache_bytes = full_bytes(self.cache, self.prompt.full_length)
+        memory = self._adapter.position_memory()
+        if memory is not None:
+            memory = memory.repeat_interleave(len(self.segment.places) // len(memory), dim=0)
+        visual = self.prompt.visual_per_layer()
+        reduced(self.cache, Ledger.open(owner, full_length, self.prompt.segments, visual, memory))
 
     def close(self, owner: int) -> None:
         """Mark the cache of a forward that did not come to its end."""
@@ -149,29 +167,33 @@ class Reading:
 
     def _decide(self, step: Step, hidden: Tensor, layer: int, kwargs: Kwargs) -> Decision:
         segment = self.segment
-        units = units_of(step, segment.layout)
+        units = units_of(step, segment.layout, self._roles)
         if not step.of_first:
             self._first[step.method.id] = segment.layout
-        counts = counts_of(step, segment.layout, units, self._first.get(step.method.id))
+        counts = counts_of(step, segment.layout, units, self._roles, self._first.get(step.method.id))
         positions = self._positions or ("original" if self._adapter.info.multi_axis_positions else None)
         positions = positions or step.method.card.positions
-        if counts.asked and counts.is_everything:
+        everything = counts.asked and counts.is_everything
+        bystanders = Bystanders.of(segment.layout, self._roles.fates(step.method.card), everything)
+        if everything:
             keep = units.index.to(hidden.device) >= 0
-            return Decision(layer, units, Reduction(keep, counts.num_keep), counts.num_keep, positions, None)
+            return Decision(
+                layer, units, Reduction(keep, counts.num_keep), counts.num_keep, positions, None, bystanders
+            )
         view = self._view(step, units, hidden, layer, kwargs)
         reduction = step.reduce(view, counts)
         num_kept = check_reduction(step, reduction, counts, view.mask)
         vectors = reduction.embeddings
         if vectors is not None and reduction.space == "encoder":
             vectors = view.connector(vectors.to(view.features().dtype))
-        return Decision(layer, units, reduction, num_kept, positions, vectors)
+        return Decision(layer, units, reduction, num_kept, positions, vectors, bystanders)
 
     def observe(self, method: Method, point: Point, output: Tensor) -> None:
         """Let a method fold a module's output, at the tokens of its next cut, into its state."""
         step = next((s for s in self._steps if s.method == method), None)
         if step is None or self._replay is not None:
             return
-        units = units_of(step, self.segment.layout)
+        units = units_of(step, self.segment.layout, self._roles)
         view = self._view(step, units, output, point.layer, {})
         method.observe(view, view.tokens.embeddings, point)
 
@@ -200,6 +222,7 @@ class Reading:
             decision.at_layer,
             decision.positions,
             decision.vectors,
+            decision.bystanders,
         )
         self._layer_inputs.clear()
         positions = positions_after(cut.segment, self._position_ids[-1], self.segment.num_padding)
@@ -265,21 +288,22 @@ class Continuing:
             self._new_valid = attention_mask[:, -num_new:].bool()
             if attention_mask.shape[1] == ledger.full_length + num_new:
                 self._seen = attention_mask[:, :-num_new].bool()
-        self._masks: dict[tuple[int, bool], Tensor | None] = {}
-        self._rotary: dict[int, tuple[Tensor, Tensor]] = {}
+        self._masks: dict[tuple[int, int, Any], Tensor | None] = {}
+        self._rotary: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     def before_layer(self, layer: int, hidden: Tensor, kwargs: Kwargs) -> tuple[Tensor, Kwargs]:
         """Give a layer the mask of its own cache, and positions that continue its segment."""
         stored = self._ledger.segment_of(layer)
-        self._check_length(layer, stored, cache_in(kwargs))
+        num_held = self._check_length(layer, stored, cache_in(kwargs))
         out = dict(kwargs)
-        out["attention_mask"] = self._mask(layer, stored, hidden)
+        out["attention_mask"] = self._mask(layer, stored, num_held, hidden)
         if stored.shift is not None:
             positions = kwargs["position_ids"].expand(len(hidden), -1) - stored.shift[:, None]
             out["position_ids"] = positions
-            if stored.start not in self._rotary:
-                self._rotary[stored.start] = self._adapter.rotary(hidden, positions, layer)
-            out["position_embeddings"] = self._rotary[stored.start]
+            key = (stored.start, id(kwargs.get("position_embeddings")))  # local and global layers may have their own
+            if key not in self._rotary:
+                self._rotary[key] = self._adapter.rotary(hidden, positions, layer)
+            out["position_embeddings"] = self._rotary[key]
         return hidden, out
 
     def finish(self) -> None:
@@ -294,40 +318,45 @@ class Continuing:
     def cut_labels(self, labels: Tensor, ignore_index: int = -100) -> Tensor:
         return labels
 
-    def _check_length(self, layer: int, stored: Stored, cache: Cache) -> None:
-        held, known = tuple(cache.layers[layer].keys.shape[::2]), tuple(stored.places.shape)
+    def _check_length(self, layer: int, stored: Stored, cache: Cache) -> int:
+        """Tokens that a layer holds; a sliding one forgets those far back."""
+        held = tuple(cache.layers[layer].keys.shape[::2])
+        known = (len(stored.places), held_of(cache.layers[layer], stored.places.shape[1]))
         if held != known:
             raise UnsupportedError(
                 f"layer {layer} of this cache holds [batch, tokens] = {list(held)} where the run knows of "
                 f"{list(known)}: it was changed by other means than reorder_cache, crop, batch_select_indices and "
                 "batch_repeat_interleave. Start with an empty cache."
             )
+        return known[1]
 
-    def _mask(self, layer: int, stored: Stored, hidden: Tensor) -> Tensor | None:
+    def _mask(self, layer: int, stored: Stored, num_held: int, hidden: Tensor) -> Tensor | None:
         rule = self._adapter.mask_rule(layer)
-        key = (stored.start, rule is None)
-        if rule is not None or key not in self._masks:
-            first = self._ledger.full_length
-            batch = len(hidden)
-            new_places = torch.arange(first, first + self.num_new, device=hidden.device).expand(batch, -1)
-            valid = stored.valid
-            if self._seen is not None:
-                seen = self._seen.gather(1, stored.places)
-                valid = seen if valid is None else valid & seen
-            mask = decode_mask(
-                valid,
-                self._new_valid,
-                batch=batch,
-                num_past=stored.places.shape[1],
-                num_new=self.num_new,
-                device=hidden.device,
-                rule=rule,
-                past_places=stored.places,
-                new_places=new_places,
-            )
-            name = self._adapter.language_model.config._attn_implementation or "eager"
-            self._masks[key] = as_implementation(mask, name.removeprefix(PREFIX), hidden.dtype)
+        key = (stored.start, num_held, rule)
+        if key not in self._masks:
+            self._masks[key] = self._make_mask(stored, num_held, rule, hidden)
         return self._masks[key]
+
+    def _make_mask(self, stored: Stored, num_held: int, rule: MaskRule | None, hidden: Tensor) -> Tensor | None:
+        first, batch, forgotten = self._ledger.full_length, len(hidden), stored.places.shape[1] - num_held
+        places = stored.places[:, forgotten:]
+        valid = None if stored.valid is None else stored.valid[:, forgotten:]
+        if self._seen is not None:
+            seen = self._seen.gather(1, places)
+            valid = seen if valid is None else valid & seen
+        mask = decode_mask(
+            valid,
+            self._new_valid,
+            batch=batch,
+            num_past=num_held,
+            num_new=self.num_new,
+            device=hidden.device,
+            rule=rule,
+            past_places=places,
+            new_places=torch.arange(first, first + self.num_new, device=hidden.device).expand(batch, -1),
+        )
+        name = self._adapter.language_model.config._attn_implementation or "eager"
+        return as_implementation(mask, name.removeprefix(PREFIX), hidden.dtype)
 
 
 def gather_rotary(table: Tensor, places: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from ..core.errors import BudgetError, TessellaError, UnsupportedError
 from ..core.layout import Layout, Units
 from ..core.pipeline import Part, Pipeline, as_pipeline
 from ..core.registry import methods
+from ..core.roles import BY_CARD, RolePolicy
 from ..core.view import Captures, Point
 from ..models.adapter import Adapter, find_adapter
 
@@ -44,6 +45,7 @@ class Plan:
     parts: tuple[Part, ...]
     rewriters: tuple[Part, ...]
     positions: Positions | None
+    roles: RolePolicy
     notes: tuple[str, ...]
     captures: Captures
     observers: tuple[tuple[Method, Point], ...]
@@ -54,12 +56,12 @@ class Plan:
         for part in self.parts:
             budget = part.budget
             if budget is not None and scope_of(part.method, budget) == "layer-mean":
-                budget = solve_layer_mean(part.method, adapter, budget, layout)
+                budget = solve_layer_mean(part.method, adapter, budget, layout, self.roles)
             out += part.method.steps(adapter.info, budget)
         return out
 
 
-def make_plan(adapter: Adapter, pipeline: Pipeline, positions: Positions | None) -> Plan:
+def make_plan(adapter: Adapter, pipeline: Pipeline, positions: Positions | None, roles: RolePolicy = BY_CARD) -> Plan:
     """Check a pipeline against a model. Raises UnsupportedError or BudgetError, naming the method at fault."""
     if not pipeline.parts:
         raise UnsupportedError("the pipeline is empty.")
@@ -85,7 +87,16 @@ def make_plan(adapter: Adapter, pipeline: Pipeline, positions: Positions | None)
     check_order(pipeline, steps)
     captures = join_captures(s.captures for s in steps)
     observers = dict.fromkeys((s.method, point) for s in steps for point in s.observes)
-    return Plan(pipeline, tuple(fitted), tuple(rewriters), positions, tuple(notes), captures, tuple(observers))
+    return Plan(
+        pipeline,
+        tuple(fitted),
+        tuple(rewriters),
+        positions,
+        roles,
+        tuple(notes),
+        captures,
+        tuple(observers),
+    )
 
 
 def check_order(pipeline: Pipeline, steps: list[Step]) -> None:
@@ -154,14 +165,17 @@ def scope_of(method: Method, budget: Budget) -> Scope:
     return budget.scope or method.card.scope
 
 
-def units_of(step: Step, layout: Layout) -> Units:
+def units_of(step: Step, layout: Layout, roles: RolePolicy = BY_CARD) -> Units:
     """The groups among which a step decides."""
     card = step.method.card
     scope = card.scope if step.budget is None else scope_of(step.method, step.budget)
-    return layout.split(decision_unit(scope, card.unit))
+    without = frozenset(role for role in roles.without(card) if layout.has(role))
+    return layout.split(decision_unit(scope, card.unit), without)
 
 
-def counts_of(step: Step, layout: Layout, units: Units, first: Layout | None = None) -> Counts:
+def counts_of(
+    step: Step, layout: Layout, units: Units, roles: RolePolicy = BY_CARD, first: Layout | None = None
+) -> Counts:
     """How many tokens each group keeps. `first`: the layout in front of the method's first cut, for later ones."""
     card = step.method.card
     if step.budget is None:
@@ -169,7 +183,7 @@ def counts_of(step: Step, layout: Layout, units: Units, first: Layout | None = N
     scope = scope_of(step.method, step.budget)
     if not step.of_first or first is None:
         return resolve_counts(step.budget, layout, units, scope=scope, rounding=card.rounding, min_keep=card.min_keep)
-    then = units_of(step, first)
+    then = units_of(step, first, roles)
     whole = resolve_counts(step.budget, first, then, scope=scope, rounding=card.rounding, min_keep=card.min_keep)
     asked = dict(zip(_names(then), whole.num_keep, strict=True))
     return Counts(tuple(asked[name] for name in _names(units)), units.num_tokens)
@@ -186,13 +200,17 @@ def mean_keep_ratio(tokens_by_layer: list[int], num_tokens: int) -> float:
     return sum(tokens_by_layer) / (len(tokens_by_layer) * num_tokens) if num_tokens else 1.0
 
 
-def solve_layer_mean(method: Method, adapter: Adapter, budget: Budget, layout: Layout) -> Budget:
+def solve_layer_mean(
+    method: Method, adapter: Adapter, budget: Budget, layout: Layout, roles: RolePolicy = BY_CARD
+) -> Budget:
     """The budget after the last cut whose mean over all layers comes closest to what was asked.
 
+    It is worked out for tokens that compete; newlines that follow them are kept in about the same share.
     Raises BudgetError where the layers in front of the first cut alone already exceed it, or where an int cannot mean
     the same share for all images of the batch.
     """
-    sizes = set(layout.split("image").num_tokens)
+    images = layout.split("image", frozenset(r for r in roles.without(method.card) if layout.has(r)))
+    sizes = set(images.num_tokens)
     keep = budget.keep
     if isinstance(keep, int):
         if len(sizes) > 1:
@@ -205,10 +223,9 @@ def solve_layer_mean(method: Method, adapter: Adapter, budget: Budget, layout: L
     if size == 0:
         return Budget(Fraction(1), "image")
     target = Fraction(keep, size) if isinstance(keep, int) else keep
-    images = layout.split("image")
     largest = images.num_tokens.index(size)
     image = images.layout.gather(torch.arange(size)[None], (largest,))
-    units = [units_of(s, image) for s in method.steps(adapter.info, Budget(Fraction(1)))]
+    units = [units_of(s, image, roles) for s in method.steps(adapter.info, Budget(Fraction(1)))]
     means = {
         k: _layer_mean(method, adapter, Fraction(k, size), size, units)
         for k in range(max(method.card.min_keep, 1), size + 1)

@@ -16,6 +16,7 @@ from ..core.layout import Block, Layout
 from ..core.pipeline import Part
 from ..core.rewriting import Draft
 from ..models.adapter import Adapter
+from ..models.placing import layout_of
 from .cache import Ledger
 from .plan import scope_of
 
@@ -226,7 +227,7 @@ def rewrite(
                 "mm_encoder_outputs. Give pixel_values instead."
             )
         return arguments, None
-    layout = adapter.layout(arguments)
+    layout = layout_of(adapter, arguments)
     if layout is None or not sum(layout.num_tokens):
         return arguments, None
     draft = EngineDraft(adapter, arguments, layout, adapter.pictures(arguments))

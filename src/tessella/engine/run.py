@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,12 +13,14 @@ from weakref import WeakKeyDictionary
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from transformers import Cache
 
 from ..core.cards import Positions
 from ..core.errors import UnsupportedError
 from ..core.layout import Layout
 from ..core.pipeline import Pipeline
-from ..models.adapter import find_adapter
+from ..core.roles import BY_CARD, RolePolicy
+from ..models.adapter import Statistics, find_adapter
 from ..pictures import drawing
 from ..pictures.saving import save_picture
 from .decision import Prompt
@@ -42,11 +45,17 @@ class Run:
     A run inside another on the same model replaces it until it ends.
     """
 
-    def __init__(self, model: nn.Module, pipeline: Pipeline, positions: Positions | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        pipeline: Pipeline,
+        positions: Positions | None = None,
+        roles: RolePolicy = BY_CARD,
+    ) -> None:
         self.model = model
         self.pipeline = pipeline
         self._adapter = find_adapter(model)
-        self._plan: Plan = make_plan(self._adapter, pipeline, positions)
+        self._plan: Plan = make_plan(self._adapter, pipeline, positions, roles)
         self._wiring = Wiring(model, self._adapter, self._plan, next(_numbers))
 
     # -- life --------------------------------------------------------------------------------------------------------
@@ -143,8 +152,35 @@ class Run:
 
     @property
     def pictures(self) -> list[Image.Image]:
-        """The last prompt's pictures as the encoder got them, restored from the pixels."""
-        return _restore(self._last().pixels, self._adapter.pixel_statistics())
+        """The last prompt's pictures, tiles and frames as the encoder got them, one a grid, restored from pixels."""
+        out: list[Image.Image] = []
+        for picture in self._last().pictures:
+            if not picture.has_pixels:
+                raise UnsupportedError("the last prompt came without pixels; give show(images=...) the pictures.")
+            shown = self._adapter.restore(picture.modality, picture.content)
+            footprint = picture.footprint
+            grids = [i for b, i in zip(footprint.blocks, footprint.items, strict=True) if b.columns]
+            out += [_as_image(shown[i], self._adapter.pixel_statistics()) for i in grids]
+        return out
+
+    def next_turn(self, inputs: Mapping[str, Any], cache: Cache | None = None) -> dict[str, Any]:
+        """Arguments of `generate` or `forward` for the next turn of the last prompt's conversation.
+
+        `inputs`: those of the whole conversation, as the processor makes them, with its pictures or without. `cache`:
+        what the last turn returned. Where no method of the pipeline asks the question, its decision stands and the turn
+        goes on from the cache. Otherwise the conversation is read anew and every method decides again, on the features
+        of all visual tokens, which the run has kept: nothing is encoded twice.
+
+        Raises UnsupportedError where the pictures were not encoded in this run's last prompt.
+        """
+        out = {k: v for k, v in inputs.items() if k not in {m.pixels for m in self._adapter.modalities.values()}}
+        if cache is not None and not any(p.method.card.prompt_dependent for p in self.pipeline.parts):
+            return {**out, "past_key_values": cache}
+        if not self._wiring.aside:
+            raise UnsupportedError(
+                "next_turn goes on from a prompt with pictures that this run has read; there is none yet."
+            )
+        return {**out, "mm_encoder_outputs": {n: copy.copy(o) for n, o in self._wiring.aside.items()}}
 
     def expand(self, logits: Tensor, fill: float = float("nan")) -> Tensor:
         """Logits `[B, R, C]` of the last prompt's shortened sequence as `[B, S, C]`; dropped places hold `fill`.
@@ -175,17 +211,27 @@ class Run:
         prompt = self._last()
         if images is not None and prompt.rewrite is not None:
             raise UnsupportedError("the model saw other pictures than the originals; leave images out to draw those.")
-        pictures = self.pictures if images is None else list(images)
-        blocks = [b for row in prompt.layout.blocks for b in row]
-        if len(pictures) != len(blocks):
-            raise UnsupportedError(f"show needs {len(blocks)} pictures for the last prompt; got {len(pictures)}.")
+        blocks = [
+            [b for b in row if b.image == image and b.columns]
+            for row in prompt.layout.blocks
+            for image in sorted({b.image for b in row})
+        ]
         kept = [k for row in prompt.kept() for k in row]
         merged = [m for row in prompt.merged() for m in row]
+        if images is None:
+            left = iter(self.pictures)
+            pictures = [[next(left) for _ in mine] for mine in blocks]
+        else:
+            pictures = [[p] * len(mine) for p, mine in zip(images, blocks, strict=False)]
+            if len(list(images)) != len(blocks):
+                raise UnsupportedError(
+                    f"show needs {len(blocks)} pictures for the last prompt; got {len(list(images))}."
+                )
         text = f"{self.pipeline}: {sum(map(len, kept))} of {sum(prompt.full_layout.num_tokens)} visual tokens kept"
         if prompt.rewrite is not None:
-            text += f"\n{seen_at(pictures)}"
+            text += f"\n{seen_at([p for mine in pictures for p in mine])}"
         text = caption or text
-        sheet = drawing.draw_prompt(pictures, [[b] for b in blocks], kept, merged, text)
+        sheet = drawing.draw_prompt(pictures, blocks, kept, merged, text)
         save_picture(sheet, path)
         return sheet
 
@@ -207,13 +253,8 @@ def seen_at(pictures: Sequence[Image.Image]) -> str:
     return f"read as {'a picture' if len(pictures) == 1 else 'pictures'} of {', '.join(sizes)} pixels"
 
 
-def _restore(pixels: Tensor | list[Tensor] | None, statistics: tuple[Any, Any]) -> list[Image.Image]:
-    """Pictures from normalised pixels."""
-    if pixels is None:
-        raise UnsupportedError("the last prompt came without pixels; give show(images=...) the pictures.")
-    out = []
-    for picture in pixels:
-        mean, std = (torch.tensor(s, device=picture.device).view(3, 1, 1) for s in statistics)
-        values = ((picture.float() * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
-        out.append(Image.fromarray(values.permute(1, 2, 0).cpu().numpy()))
-    return out
+def _as_image(pixels: Tensor, statistics: Statistics) -> Image.Image:
+    """A picture from normalised pixels `[c, h, w]`."""
+    mean, std = (torch.tensor(s, device=pixels.device).view(3, 1, 1) for s in statistics)
+    values = ((pixels.float() * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
+    return Image.fromarray(values.permute(1, 2, 0).cpu().numpy())

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..core.cards import Positions
 from ..core.layout import Layout, Units
 from ..core.reduction import Reduction
+from .bystanders import Bystanders
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Segment:
     - `valid [B, S]`: False for engine padding and for padding of the prompt; None if all are real.
     - `shift [B]`: how far later positions moved (compact policy); None if they did not.
     - `visual [B, V]`: where the visual tokens stand in this sequence; padded with -1. `num_visual` counts them.
+    - `origin [B, V]`: which of the prompt's visual tokens they are; padded with -1.
     - `num_padding`: engine padding of each row.
     - `layout`: what the visual tokens are; worked out when first asked, which reads the kept mask back from the device.
     - `from_previous [B, S]`: each place in terms of the segment before; `positions` is the policy of that cut.
@@ -41,6 +43,7 @@ class Segment:
     valid: Bool[Tensor, "B S"] | None
     shift: Int[Tensor, " B"] | None
     visual: Int[Tensor, "B V"]
+    origin: Int[Tensor, "B V"]
     num_visual: tuple[int, ...]
     num_padding: tuple[int, ...]
     lay_out: Callable[[], Layout]
@@ -80,7 +83,9 @@ def whole_prompt(layout: Layout, batch: int, length: int, device: torch.device, 
     places = torch.arange(length, device=device).expand(batch, length)
     valid = None if mask is None else mask[:, :length].to(device=device, dtype=torch.bool)
     visual, zeros = layout.slot.to(device), (0,) * batch
-    return Segment(0, places, places, "original", None, valid, None, visual, layout.num_tokens, zeros, lambda: layout)
+    origin = torch.where(visual >= 0, torch.arange(visual.shape[1], device=device), -1)
+    counts = layout.num_tokens
+    return Segment(0, places, places, "original", None, valid, None, visual, origin, counts, zeros, lambda: layout)
 
 
 def make_cut(
@@ -91,11 +96,12 @@ def make_cut(
     start: int,
     positions: Positions,
     vectors: Float[Tensor, "U K C"] | None,
+    bystanders: Bystanders | None = None,
 ) -> Cut:
     """Turn the decisions of all units into one shorter sequence.
 
     `num_kept[u]` are the kept counts on the host; `vectors` are new embeddings aligned to `reduction.order` (ascending
-    slots if None).
+    slots if None). `bystanders` are visual tokens in no unit; without, such tokens are dropped.
     """
     device = segment.places.device
     batch, length = segment.places.shape
@@ -107,15 +113,18 @@ def make_cut(
     keep_visual = torch.zeros(batch, num_visual + 1, dtype=torch.bool, device=device)
     keep_visual[rows[:, None], torch.where(real, index, num_visual)] = reduction.keep & real
     keep_visual = keep_visual[:, :num_visual]
+    kept_of_row = [0] * batch
+    for u, row in enumerate(units.source_row):
+        kept_of_row[row] += num_kept[u]
+    if bystanders is not None:
+        keep_visual, more = bystanders.beside(keep_visual)
+        kept_of_row = [n + m for n, m in zip(kept_of_row, more, strict=True)]
     keep = torch.ones(batch, length + 1, dtype=torch.bool, device=device)
     keep.scatter_(1, torch.where(segment.visual >= 0, segment.visual, length), keep_visual)
     keep = keep[:, :length]
     if segment.padded is not None:
         keep = keep & ~segment.padded
 
-    kept_of_row = [0] * batch
-    for u, row in enumerate(units.source_row):
-        kept_of_row[row] += num_kept[u]
     counts = zip(segment.num_visual, segment.num_padding, kept_of_row, strict=True)
     sizes = [length - visual - padding + kept for visual, padding, kept in counts]
     width = max(sizes)
@@ -143,6 +152,7 @@ def make_cut(
         valid,
         shift,
         visual,
+        torch.where(kept >= 0, segment.origin.gather(1, kept.clamp(min=0)), -1),
         tuple(kept_of_row),
         tuple(width - s for s in sizes),
         lambda: segment.layout.gather(kept.cpu(), range(batch)),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..core.budget import on_device
 from ..core.errors import MethodError, UnsupportedError
 from ..core.layout import Units
 from ..core.reduction import VisualTokens
@@ -21,22 +21,8 @@ from ..ops import attention, draws
 from .capture import PREFIX, Recorder, Switch, attach, detach
 from .encoder import Encoding
 from .sequence import Segment
+from .sources import Origin, Sources, origins_of
 from .timing import Stopwatch
-
-
-@dataclass
-class Sources:
-    """What a view reads from: the arguments of one forward, its encoding and what the language model has recorded.
-
-    `items` says which encoded item each picture of the prompts is, where beams or samples share one; None: in order.
-    """
-
-    inputs: dict[str, Any] = field(default_factory=dict)
-    encoding: Encoding | None = None
-    items: Tensor | None = None
-    decoder: dict[int, Recorder] = field(default_factory=dict)
-    embeddings: Tensor | None = None  # [B, S, C] in front of layer 0
-    sample_ids: list[int] | None = None
 
 
 class EngineView(View):
@@ -74,65 +60,89 @@ class EngineView(View):
     # -- the vision encoder ------------------------------------------------------------------------------------------
 
     def features(self) -> Float[Tensor, "B V Ce"]:
-        features = self._encoding.features
-        if features is None:
+        self._require_encodings()
+        if any(e.features is None for e in self._sources.encodings):
             raise self._undeclared("features")
-        return self._per_token(self._adapter.flatten_features(self._pictures(features)))
+        return self._sources.features(self._adapter, self._token_numbers())
 
     def class_features(self) -> Float[Tensor, "B Ce"]:
-        features = self._encoding.class_features
-        if features is None:
-            raise self._undeclared("class_features")
-        return self._pictures(features)[self._items()]
+        def read(encoding: Encoding) -> Tensor:
+            if encoding.class_features is None:
+                raise self._undeclared("class_features")
+            return encoding.class_features
+
+        return self._per_item(read)
 
     def class_attention(self, layer: int) -> Float[Tensor, "B H V"]:
-        recorder = self._encoder(layer)
-        query = torch.cat([q[:, :, :1] for q in recorder.queries])
-        rows = attention.attention_rows(query, torch.cat(recorder.keys), recorder.scaling)
-        return self._encoder_per_token(rows[:, :, 0].transpose(1, 2)).transpose(1, 2)
-
-    def attention_received(self, layer: int) -> Float[Tensor, "B V"]:
-        recorder = self._encoder(layer)
-        received = torch.cat(
-            [
-                attention.attention_received(q, k, recorder.scaling)
+        def read(encoding: Encoding) -> Tensor:
+            recorder = self._recorded(encoding, layer)
+            rows = [
+                attention.attention_rows(q[:, :, :1], k, recorder.scaling)[:, :, 0].transpose(1, 2)
                 for q, k in zip(recorder.queries, recorder.keys, strict=True)
             ]
-        )
-        return self._encoder_per_token(received)
+            return self._by_patch(rows)
+
+        return self._per_token(read).transpose(1, 2)
+
+    def attention_received(self, layer: int) -> Float[Tensor, "B V"]:
+        def read(encoding: Encoding) -> Tensor:
+            recorder = self._recorded(encoding, layer)
+            calls = zip(recorder.queries, recorder.keys, strict=True)
+            received = [attention.attention_received(q, k, recorder.scaling) for q, k in calls]
+            if self._adapter.packs_pictures:  # the sum over a window's queries, to be shared among all of the grid
+                received = [r * r.shape[1] for r in received]
+            return self._by_patch(received)
+
+        out = self._per_token(read)
+        if not self._adapter.packs_pictures:
+            return out
+        return out / self._sources.grid_sizes[self._token_numbers().cpu()].to(out.device)
 
     def encoder_keys(self, layer: int) -> Float[Tensor, "B H V D"]:
-        keys = torch.cat(self._encoder(layer).keys)  # [items, H, S, D]
-        return self._encoder_per_token(keys.transpose(1, 2)).transpose(1, 2)
+        def read(encoding: Encoding) -> Tensor:
+            return self._by_patch([k.transpose(1, 2) for k in self._recorded(encoding, layer).keys])
+
+        return self._per_token(read).transpose(1, 2)
 
     def class_projection(self, layer: int) -> tuple[Float[Tensor, "B H D"], Float[Tensor, "B H D"]]:
         if not self.info.has_class_token:
             raise UnsupportedError(f"{self._method_id} needs a class token; this {self.info.family} encoder has none.")
-        recorder, items = self._encoder(layer), self._items()
-        query, key = (torch.cat([t[:, :, 0] for t in ts]) for ts in (recorder.queries, recorder.keys))
-        return self._pictures(query)[items], self._pictures(key)[items]
+
+        def first(calls: list[Tensor]) -> Tensor:
+            return torch.cat([t[:, :, 0] for t in calls])
+
+        return (
+            self._per_item(lambda e: first(self._recorded(e, layer).queries)),
+            self._per_item(lambda e: first(self._recorded(e, layer).keys)),
+        )
 
     def encoder_hidden(self, layer: int) -> Float[Tensor, "B V Ce"]:
-        if layer not in self._encoding.hidden:
-            raise self._undeclared(f"encoder_hidden({layer})")
-        return self._encoder_per_token(self._encoding.hidden[layer])
+        def read(encoding: Encoding) -> Tensor:
+            if layer not in encoding.hidden:
+                raise self._undeclared(f"encoder_hidden({layer})")
+            hidden = encoding.hidden[layer]
+            return hidden if hidden.ndim == 2 else self._adapter.as_patches(hidden)
+
+        return self._per_token(read)
 
     def connector(self, features: Float[Tensor, "B K Ce"]) -> Float[Tensor, "B K C"]:
         return self._adapter.project(features)
 
     def pixels(self) -> Float[Tensor, "B c h w"]:
-        pixels = self._sources.inputs.get("pixel_values")
-        if pixels is None:
+        out = []
+        for place in self._origins():
+            picture = self._sources.pictures[place.part]
+            if not picture.has_pixels:
+                raise UnsupportedError(
+                    f"{self._method_id} reads pixels; the call was given mm_encoder_outputs without them."
+                )
+            shown = self._adapter.restore(picture.modality, picture.content)
+            out.append(shown[picture.footprint.items[place.block]])
+        if len({p.shape for p in out}) > 1:
             raise UnsupportedError(
-                f"{self._method_id} reads pixels; the call was given mm_encoder_outputs without them."
+                f"{self._method_id} reads pixels of pictures of several sizes; read one prompt at a time."
             )
-        items = self._items()
-        if isinstance(pixels, Tensor):
-            return pixels[items]
-        chosen = [pixels[i] for i in items.tolist()]
-        if len({p.shape for p in chosen}) > 1:
-            raise self._several_sizes("pixels")
-        return torch.stack(chosen)
+        return torch.stack(out)
 
     # -- the language model ------------------------------------------------------------------------------------------
 
@@ -196,16 +206,13 @@ class EngineView(View):
         return embeddings[self._rows[:, None], where.clamp(min=0)] * real[:, :, None], real
 
     def uniforms(self, seed: int) -> Float[Tensor, "B V"]:
-        if self._sources.sample_ids is None:
-            pixels = self._sources.inputs.get("pixel_values")
-            encoded = () if pixels is not None else self._sources.inputs["mm_encoder_outputs"]["image"].pooler_output
-            self._sources.sample_ids = [draws.sample_id_of(p) for p in (encoded if pixels is None else pixels)]
         out = torch.zeros(self._index.shape, dtype=torch.float64)
-        first_items = self._first_items()
-        for u, count in enumerate(self._units.num_tokens):
-            image = int(self._units.layout.image[u, 0])
-            group = int(self._units.layout.tile[u, 0]) * 1_000_003 + int(self._units.layout.frame[u, 0])
-            sample = self._sources.sample_ids[first_items[u]]
+        places, layout = self._places_of_blocks(), self._units.layout
+        for u, (row, count) in enumerate(zip(self._units.source_row, self._units.num_tokens, strict=True)):
+            first = layout.blocks[u][0]
+            sample = self._sources.sample_ids[places[(row, *first.key)].part]
+            group = int(layout.tile[u, 0]) * 1_000_003 + int(layout.frame[u, 0])
+            image = int(layout.image[u, 0])
             out[u, :count] = torch.as_tensor(draws.philox_uniforms(seed, sample, image, group, count))
         return out.to(self.device)
 
@@ -216,71 +223,57 @@ class EngineView(View):
 
     # -- helpers -----------------------------------------------------------------------------------------------------
 
-    def _per_token(self, flat: Float[Tensor, "T *rest"]) -> Float[Tensor, "B V *rest"]:
-        """Rows of the original prompt's visual tokens, as the units hold them now."""
-        first = self._history[0].layout
-        starts = torch.tensor([0, *itertools.accumulate(first.num_tokens)][:-1], device=flat.device)
-        original = self._original_index().to(flat.device)
-        rows = self._rows.to(flat.device)
-        return flat[starts[rows][:, None] + original.clamp(min=0)]
+    def _per_token(self, read: Callable[[Encoding], Tensor]) -> Float[Tensor, "B V *rest"]:
+        """Values that `read` gives for each patch, as the units' tokens have them."""
+        self._require_encodings()
+        return self._sources.per_token(read, self._token_numbers())
 
-    def _original_index(self) -> Int[Tensor, "B V"]:
-        """Place of each unit token among its row's visual tokens before any cut."""
-        first, now = self._history[0].layout, self._units.layout
-        if len(self._history) == 1:
-            return self._index
-        # the last column takes the -1 of padded tokens
-        lookup = torch.full((len(first.slot), int(first.slot.max()) + 2), -1, dtype=torch.long)
-        here = torch.arange(first.slot.shape[1]).expand_as(first.slot)
-        lookup.scatter_(1, first.slot % lookup.shape[1], here)
-        return lookup[self._rows.cpu()].gather(1, now.slot % lookup.shape[1]).to(self._index.device)
+    def _per_item(self, read: Callable[[Encoding], Tensor]) -> Float[Tensor, "B *rest"]:
+        """Values that `read` gives for each item of the encoder's batch, for each unit, which must be one item."""
+        self._require_encodings()
+        items = [self._sources.item(p.part, p.block) for p in self._origins()]
+        values = torch.cat([read(e) for e in self._sources.encodings])
+        return values[on_device(items, values.device)]
 
-    def _items(self) -> Int[Tensor, " B"]:
-        """The encoder item of each unit; raises UnsupportedError where a unit joins several pictures."""
-        for blocks in self._units.layout.blocks:
-            if len(blocks) != 1:
+    def _token_numbers(self) -> Int[Tensor, "B V"]:
+        """The units' tokens, counted through all visual tokens of the prompts before any cut."""
+        counts = self._history[0].layout.num_tokens
+        starts = on_device([0, *itertools.accumulate(counts)][:-1], self.device)
+        origin = self._segment.origin[self._rows[:, None], self._index.clamp(min=0)]
+        return starts[self._rows][:, None] + origin.clamp(min=0)
+
+    def _places_of_blocks(self) -> dict[tuple[int, ...], Origin]:
+        return origins_of(self._history[0].layout.blocks, self._sources.pictures)
+
+    def _origins(self) -> list[Origin]:
+        """Where each unit comes from; raises UnsupportedError where one joins several encoded pictures."""
+        places, out = self._places_of_blocks(), []
+        for row, blocks in zip(self._units.source_row, self._units.layout.blocks, strict=True):
+            keys = dict.fromkeys(b.key for b in blocks)
+            if len(keys) != 1:
                 raise UnsupportedError(
                     f"{self._method_id} needs one encoded picture a decision; "
-                    f"scope {self._units.unit!r} joins {len(blocks)}."
+                    f"scope {self._units.unit!r} joins {len(keys)}."
                 )
-        return torch.tensor(self._first_items(), device=self.device)
+            out.append(places[(row, *next(iter(keys)))])
+        return out
 
-    def _first_items(self) -> list[int]:
-        """The encoder item of each unit's first block."""
-        blocks = [(row, b) for row, blocks in enumerate(self._history[0].layout.blocks) for b in blocks]
-        number = {(row, b.image, b.tile, b.frame): i for i, (row, b) in enumerate(blocks)}
-        firsts = [blocks[0] for blocks in self._units.layout.blocks]
-        return [number[row, b.image, b.tile, b.frame] for row, b in zip(self._units.source_row, firsts, strict=True)]
-
-    def _encoder(self, layer: int) -> Recorder:
-        recorder = self._encoding.attention.get(layer)
+    def _recorded(self, encoding: Encoding, layer: int) -> Recorder:
+        recorder = encoding.attention.get(layer)
         if recorder is None:
             raise self._undeclared(f"encoder layer {layer}")
         return recorder
 
-    @property
-    def _encoding(self) -> Encoding:
-        if self._sources.encoding is None:
+    def _by_patch(self, calls: list[Float[Tensor, "items S *rest"]]) -> Float[Tensor, "N *rest"]:
+        """What several calls of an attention module gave, one row a patch."""
+        return torch.cat([self._adapter.as_patches(c) for c in calls])
+
+    def _require_encodings(self) -> None:
+        if not self._sources.pictures or any(p.encoding is None for p in self._sources.pictures):
             raise UnsupportedError(
                 f"{self._method_id} reads the vision encoder, but the call was given mm_encoder_outputs that were made "
                 "outside this run. Make them inside it, or give pixel_values."
             )
-        if self._sources.encoding.is_joined:
-            raise self._several_sizes("the vision encoder")
-        return self._sources.encoding
-
-    def _several_sizes(self, what: str) -> UnsupportedError:
-        return UnsupportedError(
-            f"{self._method_id} reads {what}, of pictures that were rewritten to several sizes; give the rewriter a "
-            "keep that is the same for all of them, or read one prompt at a time."
-        )
-
-    def _pictures(self, values: Float[Tensor, "items *rest"]) -> Float[Tensor, "pictures *rest"]:
-        """Values of encoded items for each picture of the prompts."""
-        return values if self._sources.items is None else values[self._sources.items.to(values.device)]
-
-    def _encoder_per_token(self, values: Float[Tensor, "items S *rest"]) -> Float[Tensor, "B V *rest"]:
-        return self._per_token(self._adapter.flatten_encoder(self._pictures(values)))
 
     def _last_places(self) -> Int[Tensor, "R 1"]:
         """Place of each batch row's last real token."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -10,25 +11,27 @@ from torch import Tensor, nn
 from ..core.errors import UnsupportedError
 from ..core.layout import Layout
 from ..models.adapter import Adapter
+from ..models.placing import place
 from .cache import Ledger, cache_in, check_cache, ledger_of
 from .capture import Recorder, Switch, attach, detach
 from .decision import Prompt
-from .encoder import EncoderWatch
+from .encoder import EncoderWatch, Picture
 from .forward import Continuing, Reading
 from .generation import check_generate, check_trainable, with_prompt, with_room
 from .hooks import Hooks, bind, by_name
 from .plan import Plan
 from .report import Totals
 from .rewriting import Rewrite, rewrite
+from .sources import Sources, footprints_of, in_order
 from .threads import ThreadGuard
 from .timing import Stopwatch
-from .view import Sources
 
 
 class Wiring:
     """A plan at work on one model: installed, it turns every forward into a reading or a continuation.
 
-    `prompt` is the last one read, `totals` and `unsummed` are what the report is made of.
+    `prompt` is the last one read, `totals` and `unsummed` are what the report is made of, `aside` holds the features of
+    all visual tokens of the last prompt, for the next turn of its conversation.
     """
 
     def __init__(self, model: nn.Module, adapter: Adapter, plan: Plan, number: int) -> None:
@@ -36,6 +39,7 @@ class Wiring:
         self.stopwatch = Stopwatch()
         self.totals = Totals()
         self.unsummed: list[Prompt] = []
+        self.aside: dict[str, Any] = {}  # what the encoder gave for the last prompt, by modality
         self._model, self._adapter, self._plan, self._number = model, adapter, plan, number
         self._hooks = Hooks()
         self._encoder = EncoderWatch(adapter, plan.captures, self.stopwatch)
@@ -68,7 +72,13 @@ class Wiring:
             hooks.before(top, self._before_top)
             hooks.override(top, "generate", top.generate, self._generate)
             hooks.override(top, "_loss_function", top.loss_function, self._loss)
-        hooks.override(adapter.entry, "get_image_features", adapter.entry.get_image_features, self._encode)
+        for name, modality in adapter.modalities.items():
+            hooks.override(
+                adapter.entry, modality.encode, getattr(adapter.entry, modality.encode), bind(self._encode, name)
+            )
+        if adapter.deepstack is not None:
+            add = getattr(adapter.language_model, adapter.deepstack)
+            hooks.override(adapter.language_model, adapter.deepstack, add, self._add_deepstack)
         self._encoder.install(hooks)
         for number, recorder in self._decoder_recorders.items():
             attach(adapter.decoder_attention(number), recorder)
@@ -90,7 +100,9 @@ class Wiring:
         check_generate(original.__self__, kwargs)
         with self._guard.held():
             self._new_prompt = True
+            self._recall(ledger_of(cache_in(kwargs)))
             self._encoder.remember(True)
+            self.aside = {n: copy.copy(o) for n, o in (kwargs.get("mm_encoder_outputs") or {}).items()}
             try:
                 return self._generate_rewritten(original, kwargs) if self._plan.rewriters else original(**kwargs)
             finally:
@@ -128,12 +140,20 @@ class Wiring:
             how.hand_over(ledger, moved or how.moved)
             self._open = None
 
-    def _encode(self, original: Any, *args: Any, **kwargs: Any) -> Any:
+    def _encode(self, name: str, original: Any, *args: Any, **kwargs: Any) -> Any:
         with self._guard.held():
-            output, encoding = self._encoder.encode(original, by_name(original, args, kwargs))
-        if isinstance(self._state, Reading):
-            self._sources.encoding = encoding
+            output, encoding = self._encoder.encode(name, original, by_name(original, args, kwargs))
+        if encoding is not None:
+            self.aside[name] = copy.copy(output)
+            if isinstance(self._state, Reading):
+                self._sources.attach(encoding)
         return output
+
+    def _add_deepstack(self, original: Any, hidden: Tensor, mask: Tensor, features: Tensor) -> Tensor:
+        """Features of early encoder layers, added to the visual tokens that are left."""
+        if isinstance(self._state, Reading) and self._inside:
+            return self._state.add_to_visual(original, hidden, mask, features)
+        return original(hidden, mask, features)
 
     def _before_top(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._logits_to_keep = by_name(module.forward, args, kwargs).get("logits_to_keep", 0)
@@ -152,12 +172,9 @@ class Wiring:
             self._rewriting = None
             if is_prefill:
                 inputs = changed = self._rewrite(inputs)
-        encoding, items = self._encoder.behind(inputs)
-        if encoding is not None and encoding.pixels is not None:
-            pixels = encoding.pixels if items is None else encoding.pixels[items]  # type: ignore[call-overload]
-            inputs = {**inputs, "pixel_values": pixels}
-        layout = self._adapter.layout(inputs)
-        has_visual = layout is not None and sum(layout.num_tokens) > 0
+        pictures = self._encoder.pictures(inputs)
+        placed = place(self._adapter, inputs, footprints_of(pictures)) if pictures else None
+        has_visual = placed is not None and sum(placed.layout.num_tokens) > 0
         if not is_prefill and has_visual:
             raise UnsupportedError(
                 "this forward brings new visual tokens on a cache that already holds a prompt; a reduction is decided "
@@ -181,33 +198,35 @@ class Wiring:
             ids = inputs.get("input_ids")
             tokens: Any = ids if ids is not None else inputs["inputs_embeds"]
             self._state = Continuing(self._adapter, ledger, mask, tokens.shape[1])
+            self._recall(ledger)
             ledger.running = True
         elif has_visual:
             check_cache(cache)
-            assert layout is not None
-            self._begin_reading(inputs, layout)
-            self._sources.encoding, self._sources.items = encoding, items
+            assert placed is not None
+            self._begin_reading(inputs, placed.layout, in_order(pictures, placed))
         return None if changed is None else ((), changed)
 
-    def _begin_reading(self, inputs: dict[str, Any], layout: Layout) -> None:
+    def _begin_reading(self, inputs: dict[str, Any], layout: Layout, pictures: list[Picture]) -> None:
         check_trainable(self._adapter)
-        replay = self.prompt if self._continues(inputs) else None
+        replay = self.prompt if self._continues(inputs, pictures) else None
         self._new_prompt = False
-        self._clear_sources()
-        self._sources.inputs = inputs
-        steps = [] if replay else self._plan.steps(self._adapter, layout)
-        self._state = Reading(self._adapter, steps, layout, self._sources, self._plan.positions, self.stopwatch, replay)
+        self._sources = Sources(inputs, pictures, self._cleared_recorders())
+        plan = self._plan
+        steps = [] if replay else plan.steps(self._adapter, layout)
+        self._state = Reading(
+            self._adapter, steps, layout, self._sources, plan.positions, plan.roles, self.stopwatch, replay
+        )
         if self._rewriting is not None:
             self._state.prompt.rewrite = self._rewriting.repeat(len(layout.slot))
         self._decoder_switch.on()
 
-    def _continues(self, inputs: dict[str, Any]) -> bool:
+    def _continues(self, inputs: dict[str, Any], pictures: list[Picture]) -> bool:
         """True for a forward without a cache that reads the last prompt again, with tokens added."""
         use_cache = inputs.get("use_cache")
         use_cache = self._adapter.language_model.config.use_cache if use_cache is None else use_cache
         if use_cache or cache_in(inputs) is not None or self._new_prompt:
             return False
-        return self.prompt is not None and self.prompt.continues_as(inputs)
+        return self.prompt is not None and self.prompt.continues_as(inputs, pictures)
 
     def _before_language_model(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if self._state is not None and self._inside:
@@ -259,7 +278,8 @@ class Wiring:
     def _end_forward(self) -> None:
         self._inside, self._logits_to_keep = False, 0
         self._decoder_switch.off()
-        self._clear_sources()
+        self._cleared_recorders()
+        self._sources = Sources()
         self.stopwatch.abandon()
         if self._state is not None:
             self._state.close(self._number)
@@ -282,10 +302,15 @@ class Wiring:
 
     # -- helpers -----------------------------------------------------------------------------------------------------
 
-    def _clear_sources(self) -> None:
+    def _recall(self, ledger: Ledger | None) -> None:
+        """Make a model that counts positions from its last prompt count from the one on this cache."""
+        if ledger is not None and ledger.position_memory is not None:
+            self._adapter.recall_positions(ledger.position_memory)
+
+    def _cleared_recorders(self) -> dict[int, Recorder]:
         for recorder in self._decoder_recorders.values():
             recorder.clear()
-        self._sources = Sources(decoder=self._decoder_recorders)
+        return self._decoder_recorders
 
     def _device(self) -> torch.device:
         return next(self._adapter.entry.parameters()).device
