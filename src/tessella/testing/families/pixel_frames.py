@@ -51,6 +51,7 @@ def prepare_clip(frames: np.ndarray, settings: FrameSettings) -> tuple[np.ndarra
 def fit_size(num_frames: int, height: int, width: int, settings: FrameSettings) -> tuple[int, int]:
     """Height and width to scale to: whole visual tokens, within the limits, the proportions as near as that lets them.
 
+    No side gets shorter than one token, so a very thin clip may exceed `max_pixels`, as it does in the library.
     Raises ValueError for a clip shorter than a temporal patch where the limits are those of a clip.
     """
     factor = settings.patch_size * settings.merge_size
