@@ -56,9 +56,9 @@ class Encoding:
         return [0, *itertools.accumulate(f.num_patches for f in self.footprints)]
 
     @cached_property
-    def token_starts(self) -> list[int]:
-        """Visual tokens in front of each footprint, and of all."""
-        return [0, *itertools.accumulate(f.num_tokens for f in self.footprints)]
+    def input_starts(self) -> list[int]:
+        """Rows of the connector's input in front of each footprint's, and all."""
+        return [0, *itertools.accumulate(f.num_inputs for f in self.footprints)]
 
     @cached_property
     def item_starts(self) -> list[int]:

@@ -71,6 +71,7 @@ def make_plan(adapter: Adapter, pipeline: Pipeline, positions: Positions | None,
         )
     if positions not in (None, "original", "compact"):
         raise UnsupportedError(f"positions must be 'original' or 'compact'; got {positions!r}.")
+    check_attention(adapter)
     fitted: list[Part] = []
     rewriters: list[Part] = []
     notes: list[str] = []
@@ -97,6 +98,17 @@ def make_plan(adapter: Adapter, pipeline: Pipeline, positions: Positions | None,
         captures,
         tuple(observers),
     )
+
+
+def check_attention(adapter: Adapter) -> None:
+    """Raise UnsupportedError where the attention implementation counts a window in tokens that are left."""
+    implementation = adapter.language_model.config._attn_implementation or ""
+    layers = range(adapter.info.num_layers)
+    if "flash" in implementation and any(adapter.mask_rule(n) is not None for n in layers):
+        raise UnsupportedError(
+            f"{implementation!r} counts the sliding windows of this {adapter.info.family} model in tokens, of which a "
+            "reduction leaves fewer; load the model with attn_implementation='sdpa'."
+        )
 
 
 def check_order(pipeline: Pipeline, steps: list[Step]) -> None:

@@ -157,7 +157,7 @@ class Run:
         for picture in self._last().pictures:
             if not picture.has_pixels:
                 raise UnsupportedError("the last prompt came without pixels; give show(images=...) the pictures.")
-            shown = self._adapter.restore(picture.modality, picture.content)
+            shown = self._adapter.restore(picture.content, picture.footprint)
             footprint = picture.footprint
             grids = [i for b, i in zip(footprint.blocks, footprint.items, strict=True) if b.columns]
             out += [_as_image(shown[i], self._adapter.pixel_statistics()) for i in grids]

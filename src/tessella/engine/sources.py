@@ -60,12 +60,12 @@ class Sources:
         """The connector's input of visual tokens."""
         parts = [e.features for e in self.encodings]
         rows = _joined([adapter.feature_rows(f) for f in parts])  # type: ignore[arg-type]  # the caller has looked
-        chosen = tokens.reshape(-1).to(rows.device)
-        if adapter.connector_reads_tokens:
-            out = rows[self._rows_on(rows.device)[chosen]]
-        else:
-            patches, shares = self._patches_on(rows.device)
-            out = adapter.token_features(rows, patches[chosen], None if shares is None else shares[chosen])
+        where, shares = join(
+            [p.footprint.as_inputs() for p in self.pictures], [self._start(p, "input_starts") for p in self.pictures]
+        )
+        chosen = tokens.reshape(-1).cpu()
+        shares = None if shares is None else shares[chosen].to(rows.device, non_blocking=True)
+        out = adapter.token_features(rows, where[chosen].to(rows.device, non_blocking=True), shares)
         return out.unflatten(0, tokens.shape)
 
     def item(self, part: int, block: int) -> int:
@@ -89,11 +89,6 @@ class Sources:
     def _patches_on(self, device: torch.device) -> tuple[Tensor, Tensor | None]:
         patches, shares = self._patches
         return patches.to(device, non_blocking=True), None if shares is None else shares.to(device, non_blocking=True)
-
-    def _rows_on(self, device: torch.device) -> Int[Tensor, " T"]:
-        """For each visual token the row of a connector that reads one row a token."""
-        rows = [torch.arange(p.footprint.num_tokens) + self._start(p, "token_starts") for p in self.pictures]
-        return torch.cat(rows).to(device, non_blocking=True)
 
     def _start(self, picture: Picture, counted: str) -> int:
         before = sum(getattr(e, counted)[-1] for e in self.encodings[: self._which(picture)])

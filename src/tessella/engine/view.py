@@ -136,7 +136,7 @@ class EngineView(View):
                 raise UnsupportedError(
                     f"{self._method_id} reads pixels; the call was given mm_encoder_outputs without them."
                 )
-            shown = self._adapter.restore(picture.modality, picture.content)
+            shown = self._adapter.restore(picture.content, picture.footprint)
             out.append(shown[picture.footprint.items[place.block]])
         if len({p.shape for p in out}) > 1:
             raise UnsupportedError(

@@ -52,8 +52,7 @@ class Adapter(ABC):
     """
 
     model_types: ClassVar[tuple[str, ...]]
-    modalities: Mapping[str, Modality] = {"image": IMAGE}
-    connector_reads_tokens: ClassVar[bool] = False  # one row a visual token, not one a patch
+    modalities: ClassVar[Mapping[str, Modality]] = {"image": IMAGE}
     deepstack: ClassVar[str | None] = None  # the language model's method that adds features to visual tokens
     packs_pictures: ClassVar[bool] = False  # the encoder reads all pictures as one sequence, attending within each
     capabilities: frozenset[str]
@@ -120,7 +119,7 @@ class Adapter(ABC):
     def check_encoding(self, inputs: Mapping[str, Any]) -> None:  # noqa: B027  # most families have nothing to check
         """Raise UnsupportedError where arguments of the encoder contradict what `info` says of it."""
 
-    def restore(self, modality: str, pixels: Tensor) -> list[Float[Tensor, "c h w"]]:
+    def restore(self, pixels: Tensor, footprint: Footprint) -> list[Float[Tensor, "c h w"]]:
         """The normalised picture of each encoder item of one footprint."""
         return [pixels] if pixels.ndim == 3 else list(pixels)
 
@@ -174,9 +173,14 @@ class Adapter(ABC):
     def mask_rule(self, layer: int) -> MaskRule | None:
         """Which keys a query may see beyond causality, by original position; None if all earlier ones.
 
-        Layers with the same rule are given the same object.
+        Layers with the same rule are given the same object. By default layers that the config calls sliding forget what
+        is a window behind.
         """
-        return None
+        config = self.language_model.config
+        window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
+        if window is None or (kinds is not None and kinds[layer] != "sliding_attention"):
+            return None
+        return sliding(window)
 
     def position_memory(self) -> Int[Tensor, "B 1"] | None:
         """What the model itself remembers of the prompt just read to count positions on; None if nothing."""
@@ -195,6 +199,16 @@ class Adapter(ABC):
     def usual_statistics(self) -> Statistics:
         """Mean and standard deviation that this family's processors commonly normalise with."""
         return CLIP_STATISTICS
+
+
+@cache
+def sliding(window: int) -> MaskRule:
+    """Which keys a query of a layer with a sliding window may see."""
+
+    def rule(query: Int[Tensor, "B Q 1"], key: Int[Tensor, "B 1 S"]) -> Bool[Tensor, "B Q S"]:
+        return query - key < window
+
+    return rule
 
 
 CLIP_STATISTICS = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

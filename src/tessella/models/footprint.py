@@ -22,6 +22,8 @@ class Footprint:
       `num_patches` of the picture in the order in which the encoder holds them (class tokens not counted); -1 for none,
       as for newlines.
     - `shares [T, P]`: with which weight; None for equal ones.
+    - `rows [T, 1]`: for each token its place among the `num_rows` of the connector's input, where that has one row a
+      token; None where it has one a patch.
     - `items`: for each block the encoder's batch item that it comes from, of the picture's `num_items`.
     """
 
@@ -29,12 +31,23 @@ class Footprint:
     patches: Int[Tensor, "T P"]
     num_patches: int
     shares: Float[Tensor, "T P"] | None = None
+    rows: Int[Tensor, "T 1"] | None = None
+    num_rows: int = 0
     items: tuple[int, ...] = (0,)
     num_items: int = 1
 
     @property
     def num_tokens(self) -> int:
         return len(self.patches)
+
+    @property
+    def num_inputs(self) -> int:
+        """Rows of the connector's input."""
+        return self.num_patches if self.rows is None else self.num_rows
+
+    def as_inputs(self) -> Footprint:
+        """The same with places in the connector's input instead of patches."""
+        return self if self.rows is None else replace(self, patches=self.rows, shares=None)
 
     def as_image(self, image: int, first_tile: int = 0, role: int | None = None) -> tuple[Block, ...]:
         """Its blocks as part of image number `image` of a prompt, tiles counted from `first_tile`."""

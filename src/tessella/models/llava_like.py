@@ -41,7 +41,7 @@ class LlavaLike(Adapter):
             family=self.model_types[0],
             num_layers=len(self.decoder_layers),
             num_encoder_layers=depth,
-            feature_layer=read_layer(config, depth, class_token),
+            feature_layer=self.read_layer(depth, class_token),
             has_class_token=class_token,
             hidden_size=config.text_config.hidden_size,
             num_heads=config.text_config.num_attention_heads,
@@ -50,6 +50,10 @@ class LlavaLike(Adapter):
     @classmethod
     def entry_of(cls, model: nn.Module) -> nn.Module | None:
         return next((m for m in model.modules() if isinstance(m, cls.entry_types)), None)
+
+    def read_layer(self, depth: int, class_token: bool) -> int:
+        """The 0-based encoder layer, of `depth`, whose output the connector reads."""
+        return read_layer(self.entry.config, depth, class_token)
 
     def check_encoding(self, inputs: Mapping[str, Any]) -> None:
         for name in ("vision_feature_layer", "vision_feature_select_strategy"):
