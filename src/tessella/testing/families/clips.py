@@ -22,6 +22,7 @@ class ClipProcessor(PushToHubMixin):
     """
 
     _auto_class = None  # read when a processor is saved
+    num_frames = fps = None  # read by `apply_chat_template`, unless settings say them
 
     def __init__(self, name: str, settings: Mapping[str, Any], pictures: Any = None) -> None:
         vars(self).update(settings)
