@@ -35,7 +35,7 @@ def short(inputs: dict[str, Any]) -> list[dict[str, torch.Tensor]]:
 
 
 def features(model: Any, prompt: dict[str, Any]) -> dict[str, Any]:
-    """The prompt with its pictures encoded; `generate` does not hand on how to encode them."""
+    """The prompt with its pictures encoded; neither `generate` nor the oldest `forward` hands on how to encode them."""
     pixels = prompt.get("pixel_values")
     if pixels is None:
         return prompt
@@ -59,7 +59,7 @@ def test_downsampled_forward(model: Any, images: tuple[int, ...], padding: Any) 
     assert full.shape[:2] == inputs["input_ids"].shape
     assert logits.shape[1] == max(p["input_ids"].shape[1] for p in short(inputs)), "no more padding than needed"
     for row, prompt, mask, mine in zip(rows_of(inputs), short(inputs), inputs["attention_mask"], full, strict=True):
-        want = model(**prompt, interpolate_pos_encoding=True).logits[0]
+        want = model(**features(model, prompt)).logits[0]
         text = torch.tensor(row.ids) != IMAGE_TOKEN
         close(mine[mask.bool()][text], want[prompt["input_ids"][0] != IMAGE_TOKEN])
         assert mine[mask.bool()][~text].isnan().all()
@@ -117,14 +117,16 @@ def test_downsampled_second_turn(model: Any, images: tuple[int, ...], text: str)
         first = model.generate(**inputs, **options, return_dict_in_generate=True)
         whole = torch.cat([first.sequences, more], dim=1)
         longer = torch.cat([mask, torch.ones(len(images), STEPS + 3, dtype=torch.long)], dim=1)
-        cached = model.generate(input_ids=whole, attention_mask=longer, cache=first.cache, **options)
+        cache = first.past_key_values
+        cached = model.generate(input_ids=whole, attention_mask=longer, past_key_values=cache, **options)
         again = model.generate(**{**inputs, "input_ids": whole, "attention_mask": longer}, **options)
     if text == "downsample:6":  # what fastv keeps depends on the last token, which is another
         assert torch.equal(cached, again)
     with downsample(model, text):
         out = model(**inputs, use_cache=True)
-        step = model(input_ids=more, attention_mask=longer[:, : mask.shape[1] + 3], cache=out.cache).logits
-    assert out.cache.get_seq_length() == mask.shape[1] + 3
+        cache = out.past_key_values
+        step = model(input_ids=more, attention_mask=longer[:, : mask.shape[1] + 3], past_key_values=cache).logits
+    assert cache.get_seq_length() == mask.shape[1] + 3
     if text == "downsample:6":
         with downsample(model, text):
             whole = torch.cat([inputs["input_ids"], more], dim=1)
@@ -211,7 +213,7 @@ def test_downsampled_labels(model: Any) -> None:
     total, count = torch.tensor(0.0), 0
     for prompt in short(inputs):
         ids = prompt["input_ids"][0]
-        logits = model(**prompt, interpolate_pos_encoding=True).logits[0].log_softmax(dim=-1)
+        logits = model(**features(model, prompt)).logits[0].log_softmax(dim=-1)
         for place in range(1, len(ids)):
             if ids[place] != IMAGE_TOKEN:
                 total -= logits[place - 1, ids[place]]
@@ -264,4 +266,4 @@ def test_downsampled_position_ids_and_embeddings(model: Any) -> None:
     real = inputs["attention_mask"].bool() & (inputs["input_ids"] != IMAGE_TOKEN)
     close(embedded[real], full[real])
     for mine, prompt in zip(full, short(inputs), strict=True):
-        close(mine[-1], model(**prompt, interpolate_pos_encoding=True).logits[0, -1])
+        close(mine[-1], model(**features(model, prompt)).logits[0, -1])

@@ -14,7 +14,7 @@ from ..core.layout import Layout, Units
 from ..core.reduction import Reduction
 from .bystanders import Bystanders
 from .encoder import Picture
-from .report import PromptRecord
+from .report import PromptRecord, count_roles
 from .rewriting import Rewrite
 from .sequence import Segment
 
@@ -122,6 +122,7 @@ class Prompt:
             self.cache_lengths,
             self.cache_bytes,
             self.full_cache_bytes,
+            count_roles(full, self.segments[-1].layout),
         )
 
     def _visual_by_layer(self) -> list[tuple[int, ...]]:

@@ -65,6 +65,11 @@ class Encoding:
         """Encoder items in front of each footprint, and of all."""
         return [0, *itertools.accumulate(f.num_items for f in self.footprints)]
 
+    def count_entries(self, count: int) -> None:
+        """Take note that the output has one entry a footprint, where older versions split what newer ones join."""
+        if count != len(self.first) - 1 and count == len(self.footprints):
+            self.first = list(range(count + 1))
+
     def numbers(self, entry: int) -> range:
         """The footprints of an entry."""
         return range(self.first[entry], self.first[entry + 1])
@@ -145,13 +150,30 @@ class EncoderWatch:
             for recorder in self._recorders.values():
                 recorder.clear()
         pooled = getattr(output, "pooler_output", None)
-        if isinstance(pooled, Tensor):  # its entries are views, which no mark stays on
-            pooled.tessella_encoding = encoding  # type: ignore[attr-defined]
-        for number, entry in enumerate(() if pooled is None else pooled):
-            entry.tessella_encoding = (encoding, number)
+        if pooled is not None:
+            encoding.count_entries(len(pooled))
+            marks: list[Mark | None] = [(encoding, number) for number in range(len(pooled))]
+            self.mark(pooled, marks)
             if self._known is not None:
-                self._known.append((entry, (encoding, number)))
+                self._known += zip(pooled, marks, strict=True)  # type: ignore[arg-type]
         return output, encoding
+
+    @staticmethod
+    def mark(pooled: Any, marks: Sequence[Mark | None]) -> None:
+        """Let the entries of a `pooler_output` say where they were encoded; those of a tensor are views, so it says."""
+        if isinstance(pooled, Tensor):
+            pooled.tessella_marks = list(marks)  # type: ignore[attr-defined]
+            return
+        for entry, mark in zip(pooled, marks, strict=True):
+            entry.tessella_mark = mark
+
+    def marks(self, pooled: Any) -> list[Mark | None]:
+        """Which entry of which encoding each entry of `pooler_output` is; None where that is not known."""
+        whole = getattr(pooled, "tessella_marks", None)
+        if whole is not None:
+            return list(whole)
+        known = self._known or []
+        return [getattr(p, "tessella_mark", None) or _find(p, known) for p in pooled]
 
     def pictures(self, inputs: dict[str, Any]) -> list[Picture]:
         """Every picture of a forward's arguments, by modality in their order.
@@ -171,7 +193,7 @@ class EncoderWatch:
         return out
 
     def _encoded_pictures(self, name: str, pooled: Any) -> list[Picture]:
-        marks = self._marks(pooled)
+        marks = self.marks(pooled)
         found = [m for m in marks if m is not None and m[0].modality == name and m[0].shows(self._captures)]
         if (
             len(found) < len(marks) or not found
@@ -184,14 +206,6 @@ class EncoderWatch:
             for encoding, entry in found
             for i in encoding.numbers(entry)
         ]
-
-    def _marks(self, pooled: Any) -> list[Mark | None]:
-        """Which entry of which encoding each entry of `pooler_output` is; None where that is not known."""
-        whole = getattr(pooled, "tessella_encoding", None)
-        if isinstance(whole, Encoding):
-            return [(whole, i) for i in range(len(pooled))]
-        known = self._known or []
-        return [getattr(p, "tessella_encoding", None) or _find(p, known) for p in pooled]
 
     def _before_encoder(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         self._stopwatch.start("encode", next(module.parameters()).device)

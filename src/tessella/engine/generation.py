@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -55,6 +59,38 @@ def with_prompt(out: Any, prompt: Tensor, rewrite: Rewrite) -> Any:
     if isinstance(out, Tensor):
         return sequences
     out.sequences = sequences
+    return out
+
+
+def repeated_order(entries: Sequence[Tensor], tokens_of_rows: Sequence[int], times: int) -> list[int]:
+    """Which encoded entry stands at each place where every row of a batch is repeated: A B becomes A B A B.
+
+    `tokens_of_rows` are the placeholders of each row. transformers 5.18 repeats each entry by itself (A A B B), as its
+    GLM-4V still does in 5.24, so that a row with two pictures would see the first one twice.
+
+    >>> repeated_order([torch.zeros(4, 8)] * 3, [8, 4], 2)
+    [0, 1, 0, 1, 2, 2]
+    """
+    ends = list(accumulate(e.numel() // e.shape[-1] for e in entries))
+    order: list[int] = []
+    first = 0
+    for end in accumulate(tokens_of_rows):
+        last = bisect_right(ends, end)
+        order += list(range(first, last)) * times
+        first = last
+    return order
+
+
+def in_order_of(output: Any, order: Sequence[int]) -> Any:
+    """An encoder's output with its entries, and their deep-stack features, in another order; the given one stays."""
+
+    def reorder(features: Any) -> Any:
+        return features[list(order)] if isinstance(features, Tensor) else [features[i] for i in order]
+
+    out = copy.copy(output)
+    out.pooler_output = reorder(output.pooler_output)
+    if getattr(output, "deepstack_features", None) is not None:
+        out.deepstack_features = [reorder(layer) for layer in output.deepstack_features]
     return out
 
 

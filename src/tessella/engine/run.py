@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -121,6 +122,7 @@ class Run:
             ms=self._wiring.stopwatch.milliseconds(),
             notes=self._plan.notes,
             last=totals.last,
+            roles=dict(totals.roles),
         )
 
     @property
@@ -175,7 +177,10 @@ class Run:
         """
         out = {k: v for k, v in inputs.items() if k not in {m.pixels for m in self._adapter.modalities.values()}}
         if cache is not None and not any(p.method.card.prompt_dependent for p in self.pipeline.parts):
-            return {**out, "past_key_values": cache}
+            name = (
+                "cache" if "cache" in inspect.signature(self._adapter.entry.forward).parameters else "past_key_values"
+            )
+            return {**out, name: cache}
         if not self._wiring.aside:
             raise UnsupportedError(
                 "next_turn goes on from a prompt with pictures that this run has read; there is none yet."

@@ -17,7 +17,7 @@ from .capture import Recorder, Switch, attach, detach
 from .decision import Prompt
 from .encoder import EncoderWatch, Picture
 from .forward import Continuing, Reading
-from .generation import check_generate, check_trainable, with_prompt, with_room
+from .generation import check_generate, check_trainable, in_order_of, repeated_order, with_prompt, with_room
 from .hooks import Hooks, bind, by_name
 from .plan import Plan
 from .report import Totals
@@ -71,6 +71,7 @@ class Wiring:
         if top is not None:
             hooks.before(top, self._before_top)
             hooks.override(top, "generate", top.generate, self._generate)
+            hooks.override(top, "_expand_multimodal_outputs", top._expand_multimodal_outputs, self._repeat_encoded)
             hooks.override(top, "_loss_function", top.loss_function, self._loss)
         for name, modality in adapter.modalities.items():
             hooks.override(
@@ -148,6 +149,22 @@ class Wiring:
             if isinstance(self._state, Reading):
                 self._sources.attach(encoding)
         return output
+
+    def _repeat_encoded(self, original: Any, *args: Any, **kwargs: Any) -> Any:
+        """Encoded pictures for beams and samples, so that each sees all pictures of its own row."""
+        given = by_name(original, args, kwargs)
+        repeated = dict(given["mm_encoder_output"])
+        for name, output in repeated.items():
+            if getattr(output, "pooler_output", None) is None:
+                continue
+            slots = self._adapter.slots(name, given)
+            if slots is None:
+                raise UnsupportedError(f"a prompt to be repeated must show its {name} placeholders; give input_ids.")
+            marks = self._encoder.marks(output.pooler_output)
+            order = repeated_order(list(output.pooler_output), slots.sum(dim=1).tolist(), given.get("expand_size", 1))
+            repeated[name] = in_order_of(output, order)
+            self._encoder.mark(repeated[name].pooler_output, [marks[i] for i in order])
+        return repeated
 
     def _add_deepstack(self, original: Any, hidden: Tensor, mask: Tensor, features: Tensor) -> Tensor:
         """Features of early encoder layers, added to the visual tokens that are left."""
