@@ -25,7 +25,7 @@ class ClipProcessor(PushToHubMixin):
     num_frames = fps = None  # read by `apply_chat_template`, unless settings say them
 
     def __init__(self, name: str, settings: Mapping[str, Any], pictures: Any = None) -> None:
-        vars(self).update(settings)
+        self.__dict__.update(settings)
         self.name, self.settings, self.pictures = name, dict(settings), pictures
 
     def prepare(self, clips: Sequence[Clip]) -> dict[str, Any]:
@@ -41,7 +41,7 @@ class ClipProcessor(PushToHubMixin):
         return {**self.settings, "video_processor_type": self.name}
 
 
-def with_clips(processor_class: type) -> type:
+def with_clips(processor_class: Any) -> Any:
     """The processor class, under its own name, that takes a ClipProcessor for a video processor."""
 
     def check(self: Any, name: str, part: Any) -> Any:
