@@ -45,6 +45,10 @@ class Footprint:
         """Rows of the connector's input."""
         return self.num_patches if self.rows is None else self.num_rows
 
+    def by_token(self) -> Footprint:
+        """The same where the connector's input has one row a token, in their order."""
+        return replace(self, rows=torch.arange(self.num_tokens)[:, None], num_rows=self.num_tokens)
+
     def as_inputs(self) -> Footprint:
         """The same with places in the connector's input instead of patches."""
         return self if self.rows is None else replace(self, patches=self.rows, shares=None)

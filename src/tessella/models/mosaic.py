@@ -6,11 +6,12 @@ import math
 from functools import lru_cache
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 from torch import Tensor
 from transformers.image_processing_utils import select_best_resolution
 
 from ..core.layout import THUMBNAIL, Block
+from .bilinear import shrink
 from .footprint import Footprint
 
 Size = tuple[int, int]  # height, width
@@ -42,50 +43,38 @@ def mosaic_footprint(grid: Size, side: int, size: Size, most: float | None = Non
     """A thumbnail of `side` x `side` tokens, then a mosaic of `grid` such tiles, un-padded, a newline behind each line.
 
     `size` is that of the picture in pixels. With `most`, a mosaic of more than that many tiles is shrunk by bilinear
-    interpolation, and its tokens are mixtures of four patches.
+    interpolation, and its tokens are mixtures of four patches; each stands in the tile in which its middle lies.
     """
     top, left, rows, columns = unpadded(grid[0] * side, grid[1] * side, size)
     ratio = math.sqrt(rows * columns / (most * side**2)) if most is not None else 0.0
     shape = (int(rows // ratio), int(columns // ratio)) if ratio > 1.1 else (rows, columns)
-    down, across = _axis(rows, shape[0]), _axis(columns, shape[1])
-    sources = down[0].shape[1] * across[0].shape[1]
-    # places in the mosaic of the sources of each token, and with which weight
-    row = (down[0] + top)[:, None, :, None].expand(-1, shape[1], -1, across[0].shape[1]).reshape(*shape, sources)
-    column = (across[0] + left)[None, :, None, :].expand(shape[0], -1, down[0].shape[1], -1).reshape(*shape, sources)
-    weight = (down[1][:, None, :, None] * across[1][None, :, None, :]).reshape(*shape, sources)
+    shrunk = shrink(rows, columns, shape)
+    row, column, sources = shrunk.row + top, shrunk.column + left, shrunk.num_sources
     patch = (1 + row // side * grid[1] + column // side) * side**2 + row % side * side + column % side
-    newline = torch.full((shape[0], 1, sources), -1)
-    mosaic = torch.cat([patch, newline], dim=1).reshape(-1, sources)
-    shares = torch.cat([weight, torch.zeros(shape[0], 1, sources)], dim=1).reshape(-1, sources)
+    mosaic = _with_newlines(patch, -1)
     base = torch.full((side**2, sources), -1)
     base[:, 0] = torch.arange(side**2)
-    patches = torch.cat([base, mosaic])
-    tiles = _tiles(down[0][:, 0] + top, across[0][:, 0] + left, side, grid[1])
+    tiles = _tiles(shrunk.middle_row + top, shrunk.middle_column + left, side, grid[1])
     blocks = (Block(0, side, side, role=THUMBNAIL), *tiles)
     num_tiles = grid[0] * grid[1] + 1
+    shares = None if sources == 1 else torch.cat([(base >= 0).float(), _with_newlines(shrunk.weight, 0.0)])
     return Footprint(
         blocks,
-        patches,
+        torch.cat([base, mosaic]),
         num_tiles * side**2,
-        None if sources == 1 else torch.cat([(base >= 0).float(), shares]),
+        shares,
         items=tuple(b.tile for b in blocks),
         num_items=num_tiles,
     )
 
 
-def _axis(length: int, shrunk: int) -> tuple[Int[Tensor, "S W"], Tensor]:
-    """For each place of a line shrunk bilinearly the places it reads, and their weights; one place where it is not."""
-    if shrunk == length:
-        return torch.arange(length)[:, None], torch.ones(length, 1)
-    source = ((torch.arange(shrunk) + 0.5) * (length / shrunk) - 0.5).clamp(min=0)
-    low = source.floor().long()
-    high = (low + 1).clamp(max=length - 1)
-    part = source - low
-    return torch.stack([low, high], dim=1), torch.stack([1 - part, part], dim=1)
+def _with_newlines(values: Shaped[Tensor, "R C P"], newline: float) -> Shaped[Tensor, "T P"]:
+    """Values of the tokens of a grid, line by line, with `newline` for the newline behind each."""
+    return torch.nn.functional.pad(values, (0, 0, 0, 1), value=newline).flatten(0, 1)
 
 
 def _tiles(rows: Int[Tensor, " R"], columns: Int[Tensor, " C"], side: int, across: int) -> list[Block]:
-    """The blocks of a mosaic whose lines and columns come from these places, each in the tile that its place is in."""
+    """The blocks of a mosaic whose lines and columns stand at these places, each in the tile that its place is in."""
     out = []
     down, right = rows // side, columns // side
     last = int(right.max())
