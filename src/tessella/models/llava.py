@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,10 +11,9 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.llava.modeling_llava import LlavaModel
 
-from ..core.errors import LayoutError
 from ..core.layout import Block
 from .footprint import Footprint, one_grid
-from .llava_like import LlavaLike
+from .llava_like import LlavaLike, square_side
 
 
 class LlavaAdapter(LlavaLike):
@@ -29,10 +27,7 @@ class LlavaAdapter(LlavaLike):
         return [(one_grid(*self._grid(picture)),) for picture in arguments["pixel_values"]]
 
     def footprints_of_features(self, modality: str, features: Sequence[Float[Tensor, "N C"]]) -> list[Footprint]:
-        sides = [math.isqrt(len(f)) for f in features]
-        for side, f in zip(sides, features, strict=True):
-            if side * side != len(f):
-                raise LayoutError(f"encoded features of {len(f)} tokens are not a square grid; give pixel_values.")
+        sides = [square_side(len(f)) for f in features]
         return [one_grid(side, side) for side in sides]
 
     def pictures(self, inputs: Mapping[str, Any]) -> tuple[Float[Tensor, "c _ _"], ...]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from ..core.errors import UnsupportedError
+from ..core.errors import LayoutError, UnsupportedError
 from ..core.model_info import ModelInfo
 from .adapter import CLIP_STATISTICS, COMMON, HALF_STATISTICS, Adapter, Statistics
 
@@ -24,12 +25,12 @@ class LlavaLike(Adapter):
         config = entry.config
         self.entry = entry
         self.encoder = entry.vision_tower
-        self.encoder_layers = tower_layers(self.encoder)
+        self.encoder_layers = self.tower_layers(self.encoder)
         self.connector = entry.multi_modal_projector
         self.language_model = entry.language_model
         self.decoder_layers = entry.language_model.layers
         depth = len(self.encoder_layers)
-        class_token = has_class_token(self.encoder)
+        class_token = self.tower_has_class_token(self.encoder)
         takes_sizes = "interpolate_pos_encoding" in inspect.signature(self.encoder.forward).parameters
         self.capabilities = frozenset(
             COMMON
@@ -50,6 +51,14 @@ class LlavaLike(Adapter):
     @classmethod
     def entry_of(cls, model: nn.Module) -> nn.Module | None:
         return next((m for m in model.modules() if isinstance(m, cls.entry_types)), None)
+
+    def tower_layers(self, tower: nn.Module) -> nn.ModuleList:
+        """The layers of the encoder. Raises UnsupportedError for an encoder of a kind that the family does not know."""
+        return tower_layers(tower)
+
+    def tower_has_class_token(self, tower: nn.Module) -> bool:
+        """Whether the encoder puts a class token in front of its patches."""
+        return has_class_token(tower)
 
     def read_layer(self, depth: int, class_token: bool) -> int:
         """The 0-based encoder layer, of `depth`, whose output the connector reads."""
@@ -96,6 +105,14 @@ def read_layer(config: Any, depth: int, class_token: bool) -> int:
             "grid; use 'default'."
         )
     return layer
+
+
+def square_side(num_tokens: int) -> int:
+    """The side of a square grid of so many tokens. Raises LayoutError where there is none."""
+    side = math.isqrt(num_tokens)
+    if side * side != num_tokens:
+        raise LayoutError(f"encoded features of {num_tokens} tokens are not a square grid; give pixel_values.")
+    return side
 
 
 def tower_layers(tower: nn.Module) -> nn.ModuleList:
