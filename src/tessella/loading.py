@@ -35,7 +35,7 @@ def load(
     with _quiet():
         config = _read_config(name, local)
         _check_takes_pictures(name, config)
-        processor = _read_processor(name, local)
+        processor = _read_processor(name, local, config)
         model = _read_model(name, local, config, kind)
     try:
         model = model.to(where)
@@ -115,11 +115,17 @@ def _check_takes_pictures(name: str, config: Any) -> None:
         )
 
 
-def _read_processor(name: str, local: bool) -> Any:
+def _read_processor(name: str, local: bool, config: Any) -> Any:
     from transformers import AutoProcessor
 
+    from .without_torchvision import lacks_video_part, read_picture_processor
+
+    options = {"local_files_only": local, "trust_remote_code": False}
     with _one_line(name, "processor", local):
-        processor = AutoProcessor.from_pretrained(name, local_files_only=local, trust_remote_code=False)
+        if lacks_video_part(config):
+            processor = read_picture_processor(name, config, **options)
+        else:
+            processor = AutoProcessor.from_pretrained(name, **options)
     for part in ("image_processor", "tokenizer"):
         if getattr(processor, part, None) is None:
             raise InputError(f"{name!r} has no {part.replace('_', ' ')} beside its weights; copy its processor files.")

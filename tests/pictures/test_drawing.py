@@ -8,7 +8,8 @@ from PIL import Image, ImageChops, ImageStat
 
 from tessella.core.errors import InputError, LayoutError
 from tessella.core.layout import Block
-from tessella.pictures.drawing import MARGIN, draw_kept, draw_prompt, read_fate, sheet
+from tessella.pictures.drawing import MARGIN, draw_kept, draw_prompt, sheet
+from tessella.pictures.fates import read_fate
 
 TOP = MARGIN // 2  # white space above a picture
 

@@ -6,20 +6,24 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
 
 from ..core.budget import Budget, Scope, parse_keep
-from ..core.cards import Positions
+from ..core.cards import Fate, Positions
 from ..core.contracts import Method
 from ..core.errors import InputError, UnsupportedError
 from ..core.layout import Block
 from ..core.pipeline import Pipeline, as_pipeline, parse, split_outside
+from ..core.roles import RolePolicy
 from ..pictures.drawing import SIZE, draw_prompt, sheet
 from ..pictures.saving import check_picture_target, check_target, encode_picture, save_bytes, save_picture
 from .prompting import check_question, check_room, prepare, seen_picture
+
+if TYPE_CHECKING:
+    from ..engine.run import Run
 
 Images = Image.Image | Sequence[Image.Image]
 DEFAULT_METHOD = "hiprune"  # when only a keep is given
@@ -30,8 +34,9 @@ FULL = "none"  # the method that keeps every token
 class Answer:
     """What a model answered and what was done with its visual tokens.
 
-    `kept`, `merged` and `blocks` hold, per picture, what `drawing.draw_prompt` draws. `report` is the run's report.
-    `images` are the pictures that the model saw: smaller ones where the method resizes them, which `seen` then says.
+    `images`, `kept`, `merged` and `blocks` hold, per image, what `drawing.draw_prompt` draws: the picture that was
+    given, or what the model saw of it where that was several tiles, or smaller pictures, as `seen` then says. `report`
+    is the run's report.
     """
 
     question: str
@@ -39,7 +44,7 @@ class Answer:
     pipeline: str
     report: dict[str, Any]
     seconds: float
-    images: tuple[Image.Image, ...] = field(repr=False)
+    images: tuple[Image.Image | tuple[Image.Image, ...], ...] = field(repr=False)
     kept: tuple[tuple[int, ...], ...] = field(repr=False)
     merged: tuple[tuple[int, ...], ...] = field(repr=False)
     blocks: tuple[tuple[Block, ...], ...] = field(repr=False)
@@ -62,6 +67,9 @@ class Answer:
         kept, there = self.report["tokens_kept"], self.report["tokens_in"]
         mean = self.report["mean_keep_ratio"]
         text = f"{kept} of {there} visual tokens"
+        roles = [f"{role} {n['kept']} of {n['of']}" for role, n in self.report["roles"].items()]
+        if roles:
+            text += f" ({', '.join(roles)})"
         if abs(mean * there - kept) > 0.5:
             text += f", {mean:.1%} on the mean over layers"
         return f"{text}, {self.seen}" if self.seen else text
@@ -147,6 +155,8 @@ def ask(
     *,
     scope: Scope | None = None,
     positions: Positions | None = None,
+    newlines: Fate | None = None,
+    thumbnails: Fate | None = None,
     max_new_tokens: int = 32,
 ) -> Answer:
     """The model's greedy answer to a question about one picture or several, on the visual tokens that are kept.
@@ -156,32 +166,40 @@ def ask(
     `tessella.reduce` does.
     """
     from ..engine.apply import reduce
-    from ..engine.run import seen_at
+    from ..engine.restoring import seen_at
 
     pictures = (images,) if isinstance(images, Image.Image) else tuple(images)
-    check_request(question, pipeline, keep, scope, max_new_tokens)
+    check_request(question, pipeline, keep, scope, newlines, thumbnails, max_new_tokens)
     check_room(model, processor, question, max_new_tokens)
     if pipeline is None:
         pipeline = FULL if keep is None else default_method(model)
     inputs = prepare(model, processor, [pictures], [question], max_new_tokens)
     start = time.perf_counter()
-    with reduce(model, pipeline, keep=keep, scope=scope, positions=positions) as run, torch.inference_mode():
+    with reduce(model, pipeline, keep, scope, positions, newlines, thumbnails) as run, torch.inference_mode():
         out = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
     seconds = time.perf_counter() - start
     text = processor.tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    blocks = run.layout.blocks[0]
     return Answer(
         question=question.strip(),
         answer=text.strip(),
         pipeline=run.report.pipeline,
         report=run.report.to_dict(),
         seconds=seconds,
-        images=tuple(run.pictures if run.is_rewritten else (seen_picture(processor, p) for p in pictures)),
+        images=_shown(run, processor, pictures),
         kept=tuple(tuple(k.tolist()) for k in run.kept[0]),
         merged=tuple(tuple(m.tolist()) for m in run.merged[0]),
-        blocks=tuple(tuple(b for b in blocks if b.image == i) for i in sorted({b.image for b in blocks})),
+        blocks=tuple(run.blocks[0]),
         seen=seen_at(run.pictures) if run.is_rewritten else "",
     )
+
+
+def _shown(run: Run, processor: Any, given: Sequence[Image.Image]) -> tuple[Image.Image | tuple[Image.Image, ...], ...]:
+    """What to draw of each image: the given picture where one grid shows all of it, else each grid's own."""
+    images = run.blocks[0]
+    if not run.is_rewritten and len(images) == len(given) and all(len(mine) == 1 for mine in images):
+        return tuple(seen_picture(processor, p) for p in given)
+    left = iter(run.pictures)
+    return tuple(tuple(next(left) for b in mine if b.columns) for mine in images)
 
 
 def ask_many(
@@ -213,14 +231,19 @@ def compare(
     keep: int | float | str | None = None,
     include_full: bool = True,
     *,
+    scope: Scope | None = None,
+    newlines: Fate | None = None,
+    thumbnails: Fate | None = None,
     max_new_tokens: int = 32,
 ) -> Comparison:
     """One question with several methods: answers, tokens, times (each method warmed up once) and cache bytes.
 
-    `methods` is a list, or a text with commas, of pipelines; `keep` is given to those that have no budget of their own
-    and take one. A method that the model cannot carry becomes a row with the reason, unless it is the only one.
+    `methods` is a list, or a text with commas, of pipelines; `keep` and `scope` are given to those that have no budget
+    of their own and take one. A method that the model cannot carry becomes a row with the reason, unless it is the only
+    one.
     """
-    pipelines = read_methods(methods, keep)
+    pipelines = read_methods(methods, keep, scope)
+    options: dict[str, Any] = {"newlines": newlines, "thumbnails": thumbnails}
     if include_full:
         pipelines = [as_pipeline(FULL), *(p for p in pipelines if str(p) != FULL)]
     alone = sum(str(p) != FULL for p in pipelines) <= 1
@@ -228,8 +251,8 @@ def compare(
     full: str | None = None
     for pipeline in pipelines:
         try:
-            ask(model, processor, image, question, pipeline, max_new_tokens=1)  # the first run pays for warming up
-            answer = ask(model, processor, image, question, pipeline, max_new_tokens=max_new_tokens)
+            ask(model, processor, image, question, pipeline, max_new_tokens=1, **options)  # pays for warming up
+            answer = ask(model, processor, image, question, pipeline, max_new_tokens=max_new_tokens, **options)
         except UnsupportedError as error:
             if alone:
                 raise
@@ -246,10 +269,13 @@ def check_request(
     pipeline: str | Method | Pipeline | None = None,
     keep: int | float | str | None = None,
     scope: Scope | None = None,
+    newlines: Fate | None = None,
+    thumbnails: Fate | None = None,
     max_new_tokens: int = 32,
 ) -> None:
     """Everything about a request that can be checked without the model; raises the error that `ask` would raise."""
     check_question(question)
+    RolePolicy(newlines, thumbnails)
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens must be at least 1; got {max_new_tokens}.")
     if pipeline is not None:
@@ -260,17 +286,23 @@ def check_request(
         raise InputError(f"scope={scope!r} was given without a keep.")
 
 
-def read_methods(methods: str | Sequence[str], keep: int | float | str | None = None) -> list[Pipeline]:
-    """Pipelines with their budgets. Raises InputError for none or two alike, and the errors of core for bad ones."""
+def read_methods(
+    methods: str | Sequence[str], keep: int | float | str | None = None, scope: Scope | None = None
+) -> list[Pipeline]:
+    """Pipelines with their budgets. Raises InputError for none, for two alike, or for a scope that none of them takes,
+    and the errors of core for bad ones."""
     texts = split_outside(methods, ",") if isinstance(methods, str) else list(methods)
     texts = [text.strip() for text in texts]
     if not texts or not all(texts):
         raise InputError("methods must name at least one, with commas between: 'hiprune,divprune'.")
-    out = []
+    out: list[Pipeline] = []
+    takes: list[bool] = []
     for text in texts:
         pipeline = parse(text)
-        takes = any(p.method.card.takes_keep and p.budget is None for p in pipeline.parts)
-        out.append(pipeline.with_budget(keep if takes else None))
+        takes.append(any(p.method.card.takes_keep and p.budget is None for p in pipeline.parts))
+        out.append(pipeline.with_budget(keep, scope) if takes[-1] else pipeline.with_budget(None))
+    if scope is not None and not any(takes):
+        raise InputError(f"scope={scope!r} was given, but every method has its own budget or takes none.")
     names = [str(p) for p in out]
     twice = next((n for n in names if names.count(n) > 1), None)
     if twice:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,22 +40,28 @@ class Request:
     method: str | None = None
     keep: str | None = None
     scope: str | None = None
+    newlines: str | None = None
+    thumbnails: str | None = None
     max_new_tokens: int = 32
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """All but the method, as keyword arguments."""
+        return {name: value for name, value in vars(self).items() if name != "method"}
 
-def ask_file(
-    image: str | Path, question: str, source: Source, request: Request, show: str | Path | None = None
+
+def ask_files(
+    images: Sequence[str | Path], question: str, source: Source, request: Request, show: str | Path | None = None
 ) -> tuple[Answer, tuple[str, ...]]:
-    """Ask about a picture file; with `show` also draw what was kept. Returns the answer and notes about the file."""
-    options: dict[str, Any] = {"keep": request.keep, "scope": request.scope, "max_new_tokens": request.max_new_tokens}
-    check_request(question, request.method, **options)
+    """Ask about picture files; with `show` also draw what was kept. Returns the answer and notes about the files."""
+    check_request(question, request.method, **request.options)
     target = None if show is None else check_picture_target(show)
-    picture = read_picture(image)
+    pictures = [read_picture(image) for image in images]
     model, processor = source.load()
-    answer = ask(model, processor, picture.image, question, request.method, **options)
+    answer = ask(model, processor, [p.image for p in pictures], question, request.method, **request.options)
     if target is not None:
         answer.save_picture(target)
-    return answer, picture.notes
+    return answer, tuple(note for p in pictures for note in p.notes)
 
 
 def compare_file(
@@ -68,17 +74,16 @@ def compare_file(
     html: str | Path | None = None,
 ) -> tuple[Comparison, tuple[str, ...]]:
     """Compare methods on a picture file; optionally write the sheet and the page."""
-    check_request(question, max_new_tokens=request.max_new_tokens)
-    read_methods(methods, request.keep)
+    options = {n: v for n, v in request.options.items() if n not in ("keep", "scope")}
+    check_request(question, **options)
+    read_methods(methods, request.keep, request.scope)  # type: ignore[arg-type]
     if sheet is not None:
         check_picture_target(sheet)
     if html is not None:
         check_target(html, (".html", ".htm"))
     picture = read_picture(image)
     model, processor = source.load()
-    comparison = compare(
-        model, processor, picture.image, question, methods, request.keep, max_new_tokens=request.max_new_tokens
-    )
+    comparison = compare(model, processor, picture.image, question, methods, **request.options)
     if sheet is not None:
         comparison.save_sheet(sheet)
     if html is not None:

@@ -1,4 +1,4 @@
-"""tessella ask: one question about one picture."""
+"""tessella ask: one question about a picture, or several."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from typing import Annotated
 
 import typer
 
-from .options import Device, Dtype, ImageFile, Json, Keep, MaxNewTokens, Model, Question, Scope
+from .options import Device, Dtype, ImageFile, Json, Keep, MaxNewTokens, Model, Newlines, Question, Scope, Thumbnails
 
 
 def command(
     image: ImageFile,
     question: Question,
+    also: Annotated[
+        list[str] | None, typer.Option(metavar="FILE", help="A further picture; may be given several times.")
+    ] = None,
     model: Model = "mini",
     method: Annotated[
         str | None,
@@ -19,6 +22,8 @@ def command(
     ] = None,
     keep: Keep = None,
     scope: Scope = None,
+    newlines: Newlines = None,
+    thumbnails: Thumbnails = None,
     show: Annotated[
         str | None, typer.Option(metavar="FILE", help="Draw kept, merged and dropped patches into this file.")
     ] = None,
@@ -31,15 +36,16 @@ def command(
 
     Without --method and --keep every visual token is kept; with --keep alone the method is hiprune.
     """
-    from ..app.jobs import Request, Source, ask_file
+    from ..app.jobs import Request, Source, ask_files
     from .output import print_json, print_notes, printable, quiet_libraries
 
     quiet_libraries()
-    request = Request(method, keep, scope, max_new_tokens)
-    answer, notes = ask_file(image, question, Source(model, dtype, device), request, show)
+    request = Request(method, keep, scope, newlines, thumbnails, max_new_tokens)
+    images = [image, *(also or ())]
+    answer, notes = ask_files(images, question, Source(model, dtype, device), request, show)
     print_notes(notes)
     if json:
-        print_json({**answer.to_dict(), "image": image, "model": model, "show": show})
+        print_json({**answer.to_dict(), "image": image, "also": also or [], "model": model, "show": show})
         return
     print(printable(answer.answer))
     print(f"{answer.pipeline}: {answer.counts}, {answer.seconds * 1000:.0f} ms")

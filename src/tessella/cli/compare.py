@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Device, Dtype, ImageFile, Json, Keep, MaxNewTokens, Model, Question
+from .options import Device, Dtype, ImageFile, Json, Keep, MaxNewTokens, Model, Newlines, Question, Scope, Thumbnails
 
 
 def command(
@@ -16,6 +16,9 @@ def command(
         str, typer.Option(metavar="A,B,C", help="Methods or pipelines, with commas between.", show_default=False)
     ],
     keep: Keep = None,
+    scope: Scope = None,
+    newlines: Newlines = None,
+    thumbnails: Thumbnails = None,
     model: Model = "mini",
     sheet: Annotated[str | None, typer.Option(metavar="FILE", help="Write a picture sheet.")] = None,
     html: Annotated[str | None, typer.Option(metavar="FILE", help="Write one self-contained page.")] = None,
@@ -33,7 +36,7 @@ def command(
     from .reports import print_comparison
 
     quiet_libraries()
-    request = Request(keep=keep, max_new_tokens=max_new_tokens)
+    request = Request(None, keep, scope, newlines, thumbnails, max_new_tokens)
     comparison, notes = compare_file(image, question, methods, Source(model, dtype, device), request, sheet, html)
     print_notes(notes)
     if json:

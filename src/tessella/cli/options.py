@@ -17,6 +17,20 @@ Scope = Annotated[
     str | None,
     typer.Option(help="What KEEP counts over: image, tile, frame, prompt or layer-mean.", metavar="SCOPE"),
 ]
+Newlines = Annotated[
+    str | None,
+    typer.Option(
+        help="What becomes of newline tokens: compete, follow, keep or drop. By default the method's card decides.",
+        metavar="FATE",
+    ),
+]
+Thumbnails = Annotated[
+    str | None,
+    typer.Option(
+        help="What becomes of a thumbnail beside its tiles: compete, keep or drop.",
+        metavar="FATE",
+    ),
+]
 MaxNewTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.", metavar="N")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16, float16 or auto (as saved).", metavar="DTYPE")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...", metavar="DEVICE")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,15 +18,16 @@ from transformers import Cache
 
 from ..core.cards import Positions
 from ..core.errors import UnsupportedError
-from ..core.layout import Layout
+from ..core.layout import Block, Layout
 from ..core.pipeline import Pipeline
 from ..core.roles import BY_CARD, RolePolicy
-from ..models.adapter import Statistics, find_adapter
+from ..models.adapter import find_adapter
 from ..pictures import drawing
 from ..pictures.saving import save_picture
 from .decision import Prompt
 from .plan import Plan, make_plan, mean_keep_ratio
 from .report import Report
+from .restoring import restored, seen_at
 from .wiring import Wiring
 
 _active: WeakKeyDictionary[nn.Module, list[Run]] = WeakKeyDictionary()
@@ -154,16 +155,17 @@ class Run:
 
     @property
     def pictures(self) -> list[Image.Image]:
-        """The last prompt's pictures, tiles and frames as the encoder got them, one a grid, restored from pixels."""
-        out: list[Image.Image] = []
-        for picture in self._last().pictures:
-            if not picture.has_pixels:
-                raise UnsupportedError("the last prompt came without pixels; give show(images=...) the pictures.")
-            shown = self._adapter.restore(picture.content, picture.footprint)
-            footprint = picture.footprint
-            grids = [i for b, i in zip(footprint.blocks, footprint.items, strict=True) if b.columns]
-            out += [_as_image(shown[i], self._adapter.pixel_statistics()) for i in grids]
-        return out
+        """The last prompt's pictures, tiles and frames as the encoder got them, restored from pixels.
+
+        One for each grid that has patches; what only pads the tiles of a mosaic is cut off.
+        """
+        return restored(self._adapter, self._last().pictures)
+
+    @property
+    def blocks(self) -> list[list[tuple[Block, ...]]]:
+        """For the last prompt, per row and image, the grids through which `kept` and `merged` count."""
+        rows = self._last().layout.blocks
+        return [[tuple(b for b in row if b.image == i) for i in sorted({b.image for b in row})] for row in rows]
 
     def next_turn(self, inputs: Mapping[str, Any], cache: Cache | None = None) -> dict[str, Any]:
         """Arguments of `generate` or `forward` for the next turn of the last prompt's conversation.
@@ -216,22 +218,16 @@ class Run:
         prompt = self._last()
         if images is not None and prompt.rewrite is not None:
             raise UnsupportedError("the model saw other pictures than the originals; leave images out to draw those.")
-        blocks = [
-            [b for b in row if b.image == image and b.columns]
-            for row in prompt.layout.blocks
-            for image in sorted({b.image for b in row})
-        ]
+        blocks = [mine for row in self.blocks for mine in row]
         kept = [k for row in prompt.kept() for k in row]
         merged = [m for row in prompt.merged() for m in row]
         if images is None:
             left = iter(self.pictures)
-            pictures = [[next(left) for _ in mine] for mine in blocks]
+            pictures: list[Any] = [[next(left) for b in mine if b.columns] for mine in blocks]
         else:
-            pictures = [[p] * len(mine) for p, mine in zip(images, blocks, strict=False)]
-            if len(list(images)) != len(blocks):
-                raise UnsupportedError(
-                    f"show needs {len(blocks)} pictures for the last prompt; got {len(list(images))}."
-                )
+            pictures = list(images)
+            if len(pictures) != len(blocks):
+                raise UnsupportedError(f"show needs {len(blocks)} pictures for the last prompt; got {len(pictures)}.")
         text = f"{self.pipeline}: {sum(map(len, kept))} of {sum(prompt.full_layout.num_tokens)} visual tokens kept"
         if prompt.rewrite is not None:
             text += f"\n{seen_at([p for mine in pictures for p in mine])}"
@@ -250,16 +246,3 @@ def active_run(model: nn.Module) -> Run | None:
     """The innermost run on a model."""
     stack = _active.get(find_adapter(model).entry)
     return stack[-1] if stack else None
-
-
-def seen_at(pictures: Sequence[Image.Image]) -> str:
-    """In words, how large the pictures were that a model saw: 'read as pictures of 56 x 56 pixels'."""
-    sizes = list(dict.fromkeys(f"{p.width} x {p.height}" for p in pictures))
-    return f"read as {'a picture' if len(pictures) == 1 else 'pictures'} of {', '.join(sizes)} pixels"
-
-
-def _as_image(pixels: Tensor, statistics: Statistics) -> Image.Image:
-    """A picture from normalised pixels `[c, h, w]`."""
-    mean, std = (torch.tensor(s, device=pixels.device).view(3, 1, 1) for s in statistics)
-    values = ((pixels.float() * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
-    return Image.fromarray(values.permute(1, 2, 0).cpu().numpy())

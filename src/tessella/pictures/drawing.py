@@ -9,7 +9,6 @@ from __future__ import annotations
 import colorsys
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
 
@@ -17,9 +16,11 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ..core.errors import InputError, LayoutError
 from ..core.layout import Block
+from .fates import Fate, Indices, Panel, panels_of, read_fate, split_fates
 
 SIZE = 448  # pixels of the longer side of a drawn picture
 MARGIN = 16
+THUMBNAIL_SCALE = 0.5  # a thumbnail beside the same picture in tiles
 INK, SOFT_INK, PAPER, RULE = (28, 30, 36), (88, 92, 102), (255, 255, 255), (216, 219, 225)
 FADED = (240, 241, 244)  # what dropped patches are faded to
 FADE_DROPPED, FADE_MERGED = 0.82, 0.66  # how far towards it
@@ -28,28 +29,6 @@ OVERSAMPLE = 2  # lines are drawn this much larger, then shrunk, so that slanted
 TEXT_SIZE, TITLE_SIZE = 15, 19
 
 Colour = tuple[int, int, int]
-Indices = Any  # a tensor, an array or a list of patch indices
-
-
-@dataclass(frozen=True)
-class Fate:
-    """What became of each patch of one grid: `parent[i]` is i if kept, -1 if dropped, else the patch it went into."""
-
-    rows: int
-    columns: int
-    parent: tuple[int, ...]
-
-    @property
-    def kept(self) -> tuple[int, ...]:
-        return tuple(i for i, p in enumerate(self.parent) if p == i)
-
-    @property
-    def merged(self) -> tuple[int, ...]:
-        return tuple(i for i, p in enumerate(self.parent) if p not in (i, -1))
-
-    @property
-    def dropped(self) -> tuple[int, ...]:
-        return tuple(i for i, p in enumerate(self.parent) if p == -1)
 
 
 def draw_kept(
@@ -80,9 +59,10 @@ def draw_prompt(
 ) -> Image.Image:
     """All pictures of one prompt side by side, each as in `draw_kept`, under one legend and caption.
 
-    For each picture: its blocks (one per tile or frame) and its kept tokens, whose indices count through the tokens of
-    its blocks in order; newline tokens count, but there is nothing to draw for them. A picture with several blocks is
-    given once (each block shows all of it) or as a sequence with one picture per block.
+    For each picture: its blocks (tiles, frames, a thumbnail) and its kept tokens, whose indices count through the
+    tokens of its blocks in order; newline tokens count, but there is nothing to draw for them. The tiles of a mosaic
+    are drawn as one picture, a thumbnail smaller. A picture with several blocks is given once (each panel shows all of
+    it) or as a sequence with one picture for each block that has patches.
     Raises LayoutError when the counts do not match.
     """
     if not images:
@@ -91,19 +71,29 @@ def draw_prompt(
         raise LayoutError(
             f"{len(images)} pictures, {len(blocks)} lists of blocks and {len(kept)} lists of kept patches do not match."
         )
-    pictures, fates = [], []
+    shown: list[tuple[Image.Image, Panel]] = []
+    fates: list[Fate] = []
     for i, image in enumerate(images):
-        parts = _split_fates(blocks[i], kept[i], None if merged is None else merged[i])
-        if isinstance(image, Image.Image):
-            shown = [image] * len(parts)
-        else:
-            shown = list(image)
-        if len(shown) != len(parts):
-            raise LayoutError(f"image {i} has {len(parts)} blocks, but {len(shown)} pictures were given for it.")
-        scale = 1.0 if len(parts) * len(images) < 4 else 0.6
-        pictures += [_picture(p, fate, round(size * scale)) for p, fate in zip(shown, parts, strict=True)]
-        fates += parts
+        shown += _panel_pictures(image, blocks[i], i)
+        fates += split_fates(blocks[i], kept[i], None if merged is None else merged[i])
+    scale = 1.0 if len(shown) < 4 else 0.6
+    sizes = [size * scale * (THUMBNAIL_SCALE if panel.is_thumbnail else 1) for _, panel in shown]
+    pictures = [_picture(p, fate, round(s)) for (p, _), fate, s in zip(shown, fates, sizes, strict=True)]
     return _frame(pictures, fates, caption)
+
+
+def _panel_pictures(
+    image: Image.Image | Sequence[Image.Image], blocks: Sequence[Block], number: int
+) -> list[tuple[Image.Image, Panel]]:
+    """The panels of image `number`, each with the picture that it shows."""
+    panels = panels_of(blocks)
+    if isinstance(image, Image.Image):
+        return [(image, panel) for panel in panels]
+    pieces, needed = list(image), sum(len(p.blocks) for p in panels)
+    if len(pieces) != needed:
+        raise LayoutError(f"image {number} has {needed} blocks, but {len(pieces)} pictures were given for it.")
+    left = iter(pieces)
+    return [(panel.put_together([next(left) for _ in panel.blocks]), panel) for panel in panels]
 
 
 def sheet(
@@ -131,56 +121,6 @@ def sheet(
             out.paste(panel[1], (x, top + head[r]))
         top += head[r] + body[r] + MARGIN
     return out
-
-
-def read_fate(grid: tuple[int, int], kept: Indices, merged: Indices | None = None) -> Fate:
-    """What became of each patch. Raises LayoutError for indices outside the grid or two statements that differ."""
-    rows, columns = grid
-    total = rows * columns
-    if total < 1:
-        raise LayoutError(f"a grid needs at least one patch; got {rows} x {columns}.")
-    indices = _ints(kept)
-    wrong = [i for i in indices if not 0 <= i < total]
-    if wrong:
-        raise LayoutError(f"kept patch {wrong[0]} lies outside the {rows} x {columns} grid (0 to {total - 1}).")
-    if merged is None:
-        parent = [-1] * total
-    else:
-        parent = _ints(merged)
-        if len(parent) != total or any(not -1 <= p < total for p in parent):
-            raise LayoutError(
-                f"merged must hold {total} indices from -1 to {total - 1}, one per patch; got {len(parent)}"
-                + (f" from {min(parent)} to {max(parent)}." if parent else ".")
-            )
-        parent = [-1 if p == i else p for i, p in enumerate(parent)]
-    for i in indices:
-        parent[i] = i
-    return Fate(rows, columns, tuple(parent))
-
-
-def _split_fates(blocks: Sequence[Block], kept: Indices, merged: Indices | None) -> list[Fate]:
-    """One fate per block. A patch merged into another block counts as dropped here: no line crosses pictures."""
-    total = sum(b.num_tokens for b in blocks)
-    indices = _ints(kept)
-    parents = [-1] * total if merged is None else _ints(merged)
-    if any(not 0 <= i < total for i in indices) or len(parents) != total:
-        raise LayoutError(f"the blocks of this picture hold {total} tokens; kept or merged do not fit.")
-    for i in indices:
-        parents[i] = i
-    out, start = [], 0
-    for block in blocks:
-        width = block.columns + int(block.newlines)
-        places = [start + r * width + c for r in range(block.rows) for c in range(block.columns)]
-        number = {token: patch for patch, token in enumerate(places)}
-        mine = [number.get(parents[token], -1) for token in places]
-        out.append(read_fate((block.rows, block.columns), [p for p, q in enumerate(mine) if p == q], mine))
-        start += block.num_tokens
-    return out
-
-
-def _ints(values: Indices) -> list[int]:
-    listed = values.tolist() if hasattr(values, "tolist") else values
-    return [int(v) for v in listed]
 
 
 # --- one picture ----------------------------------------------------------------------------------------------------
