@@ -62,7 +62,6 @@ class PatchClips(ClipProcessor):
     def __init__(self, name: str, limits: Literal["frame", "clip"]) -> None:
         settings = patch_settings(max_tokens=80 if limits == "frame" else 320, do_sample_frames=False)
         super().__init__(name, settings)
-        self.temporal_patch_size, self.merge_size = DEPTH, MERGE  # read by the families' processors
         size = settings["size"]
         self.frame_settings = FrameSettings(
             PATCH, DEPTH, MERGE, size["shortest_edge"], size["longest_edge"], MEAN, STD, limits

@@ -14,8 +14,6 @@ from .pixel_frames import even_metadata
 class WholeFrames(ClipProcessor):
     """Frames as pictures that are not cut; shorter clips are filled up with black ones."""
 
-    num_frames, fps = 64, 1  # read by the processor's chat template
-
     def prepare(self, clips: Sequence[Clip]) -> dict[str, Any]:
         pictures = self.pictures([list(clip) for clip in clips], return_tensors="pt")
         return {**pictures, "video_metadata": [even_metadata(len(clip)) for clip in clips]}
