@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+import tessella
 from tessella.core.budget import Budget, Counts, round_count
 from tessella.core.errors import MethodError, UnsupportedError
 from tessella.core.model_info import PaperLayer
@@ -19,6 +20,7 @@ from tessella.core.registry import make
 from tessella.core.view import Captures
 from tessella.testing import ArrayView
 from tessella.testing.array_view import default_info
+from tessella.testing.tiny import tiny_llava
 
 INFO = default_info()
 WITHOUT_CLASS_TOKEN = dataclasses.replace(INFO, family="siglip", has_class_token=False)
@@ -117,6 +119,10 @@ def test_fastervlm_without_class_token() -> None:
     assert fallback.needs(INFO) == ("class_token",)
     assert kept(fallback.reduce(view, counts(2, 3))) == [1, 2]
     assert fallback.captures(WITHOUT_CLASS_TOKEN) == Captures(encoder=(22,))
+    assert fallback.remarks(WITHOUT_CLASS_TOKEN) == ("attention received stands in for the class token",)
+    assert fallback.remarks(INFO) == make("fastervlm").remarks(WITHOUT_CLASS_TOKEN) == ()
+    with tessella.reduce(tiny_llava("siglip"), fallback, keep=4) as run:
+        assert run.report.notes[-1] == "fastervlm: attention received stands in for the class token"
     with pytest.raises(MethodError, match="cls_fallback must be None or 'received'; got 'first'"):
         make("fastervlm", cls_fallback="first")
     with_token = ArrayView(class_attention=torch.tensor([[[0.5, 0.2, 0.3]]]), attention_received=torch.zeros(1, 3))

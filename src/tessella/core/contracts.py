@@ -101,6 +101,10 @@ class Method(ABC):
         """What the engine must record so that the view can answer this method."""
         return Captures()
 
+    def remarks(self, info: ModelInfo) -> tuple[str, ...]:
+        """What a report must say of this method on a model: a substitute that is on for something the model lacks."""
+        return ()
+
     def observes(self, info: ModelInfo) -> tuple[Point, ...]:
         """Places at which `observe` is called while the prompt is read."""
         return ()

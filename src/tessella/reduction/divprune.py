@@ -36,6 +36,7 @@ class DivPrune(Selector):
         stages=("connector",),
         cost="heavy",
         unit="image",
+        newlines="compete",
     )
 
     def select(self, view: View, counts: Counts) -> Int[Tensor, "B K"]:

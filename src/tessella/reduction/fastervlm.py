@@ -47,6 +47,9 @@ class FasterVLM(Scorer):
     def captures(self, info: ModelInfo) -> Captures:
         return Captures(encoder=(info.feature_layer,))
 
+    def remarks(self, info: ModelInfo) -> tuple[str, ...]:
+        return ("attention received stands in for the class token",) if self.falls_back(info) else ()
+
     def falls_back(self, info: ModelInfo) -> bool:
         """Whether attention received takes the place of the class token's row."""
         return not info.has_class_token and self.cls_fallback == "received"

@@ -37,6 +37,7 @@ class FastV(Scorer):
         rounding_source="k = N - floor(N R) in the authors' inference branch",
         prompt_dependent=True,
         positions="original",
+        newlines="compete",
         scope="prompt",
         unit="prompt",
     )

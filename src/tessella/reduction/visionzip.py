@@ -43,6 +43,7 @@ class VisionZip(Merger):
         year=2024,
         stages=("connector",),
         needs=("class_token", "encoder_keys", "features"),
+        newlines="drop",
         nearest="hiprune",
     )
 

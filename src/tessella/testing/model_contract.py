@@ -6,7 +6,10 @@ carry must be refused with a reason, and then has nothing more to show.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +20,48 @@ from ..core.errors import UnsupportedError
 from ..core.pipeline import Part, Pipeline
 from ..engine.apply import can_apply, reduce
 from ..engine.run import Run
-from .tiny import NUM_VISUAL, tiny_inputs, tiny_llava
+from .families import tiny_family
+from .tiny import IMAGE_TOKEN, NUM_VISUAL, tiny_inputs, tiny_llava
 
 KEEP = 6  # of 16
+SQUARE = (32, 32)  # pixels of a picture of 16 tokens in the tiny Qwen2.5-VL
+
+
+@dataclass(frozen=True)
+class Host:
+    """A tiny model on which a method is tried; `inputs` makes prompts for it, of 16 visual tokens a picture."""
+
+    model: Any
+    inputs: Callable[..., dict[str, Tensor]]
+    row: Callable[[int], dict[str, Tensor]]  # a row of `inputs((1, 1), seed=3)` alone
+    unwanted: tuple[int, ...] | None = None  # tokens that it may not write
+
+
+@cache
+def hosts(dtype: torch.dtype = torch.float32) -> tuple[Host, ...]:
+    """A LLaVA with class token, one without, and a Qwen2.5-VL: windows, merged patches, positions of three axes."""
+
+    def prompts(images_per_row: Sequence[int] = (1,), **options: Any) -> dict[str, Tensor]:
+        return tiny_inputs(images_per_row, dtype=dtype, **options)
+
+    def one(row: int) -> dict[str, Tensor]:
+        batch = prompts((1, 1), padding="left", seed=3)
+        count = int(batch["attention_mask"][row].sum())
+        by_token = {n: batch[n][row : row + 1, -count:] for n in ("input_ids", "attention_mask")}
+        return {**by_token, "pixel_values": batch["pixel_values"][row : row + 1]}
+
+    qwen = tiny_family("qwen2_5_vl")
+
+    def qwen_prompts(images_per_row: Sequence[int] = (1,), padding: Any = None, **options: Any) -> dict[str, Tensor]:
+        return qwen.inputs([[SQUARE] * n for n in images_per_row], dtype=dtype, **options)
+
+    def qwen_row(row: int) -> dict[str, Tensor]:
+        return qwen.inputs([[SQUARE]], seed=3, first_row=row, dtype=dtype)
+
+    return (
+        *(Host(tiny_llava(e, dtype=dtype), prompts, one, (IMAGE_TOKEN,)) for e in ("clip", "siglip")),
+        Host(qwen.model(dtype=dtype), qwen_prompts, qwen_row),
+    )
 
 
 def check_on_model(method: Method) -> None:
@@ -32,21 +74,23 @@ def check_keeps_all(method: Method) -> None:
     """At keep=1.0 logits and tokens are bit-identical to the untouched model, through the whole gather path."""
     if not method.card.takes_keep and method.card.min_keep == 0:
         return  # it removes everything by design
-    for model, inputs in _models(method):
+    for host in _hosts(method):
+        model, inputs = host.model, host.inputs()
         with torch.no_grad():
             before = model(**inputs).logits
-            tokens = _generate(model, inputs)
+            tokens = _generate(host, inputs)
             keep = 1.0 if method.card.takes_keep else None
             with reduce(model, method, keep=keep) as run:
                 after = model(**inputs).logits
                 assert torch.equal(before, after), f"{method.id}: keep=1.0 changes the logits"
-                assert torch.equal(tokens, _generate(model, inputs)), f"{method.id}: keep=1.0 changes the tokens"
+                assert torch.equal(tokens, _generate(host, inputs)), f"{method.id}: keep=1.0 changes the tokens"
                 assert run.num_cuts + run.num_rewrites >= 1, f"{method.id}: it never acted at keep=1.0"
 
 
 def check_counts(method: Method) -> None:
     """Cache lengths, report and kept tokens agree, layer by layer."""
-    for model, inputs in _models(method):
+    for host in _hosts(method):
+        model, inputs = host.model, host.inputs()
         with torch.no_grad(), _reduced(model, method) as run:
             out = model(**inputs)
             lengths = [int(layer.keys.shape[-2]) for layer in out.past_key_values.layers]
@@ -67,10 +111,11 @@ def check_counts(method: Method) -> None:
 
 def check_prompt_comes_back(method: Method) -> None:
     """`generate` returns the user's own prompt in front of its tokens, and no argument is written to."""
-    for model, inputs in _models(method):
+    for host in _hosts(method):
+        model, inputs = host.model, host.inputs()
         given = {name: value.clone() for name, value in inputs.items()}
         with torch.no_grad(), _reduced(model, method) as run:
-            out = _generate(model, inputs)
+            out = _generate(host, inputs)
             record = run.report.last
         length = inputs["input_ids"].shape[1]
         assert out.shape == (1, length + 5), f"{method.id}: sequences are {tuple(out.shape)} for a prompt of {length}"
@@ -87,7 +132,8 @@ def check_prompt_comes_back(method: Method) -> None:
 
 def check_leaves_no_trace(method: Method) -> None:
     """After the scope, and after an exception inside it, the model is as it came."""
-    for model, inputs in _models(method):
+    for host in _hosts(method):
+        model, inputs = host.model, host.inputs()
         with torch.no_grad():
             logits = model(**inputs).logits  # transformers installs hooks of its own in the first forward
             before = _traces(model)
@@ -106,19 +152,15 @@ def check_leaves_no_trace(method: Method) -> None:
 
 def check_batch_equals_single(method: Method) -> None:
     """Rows of a left-padded batch give the logits of their single runs, within the untouched model's own difference."""
-    for model, _ in _models(method):
-        batch = tiny_inputs((1, 1), padding="left", seed=3)
-        length = batch["attention_mask"].sum(dim=1).tolist()
+    for host in _hosts(method):
+        model = host.model
+        batch = host.inputs((1, 1), padding="left", seed=3)
         with torch.no_grad():
             plain = model(**batch).logits[:, -1]
             with _reduced(model, method):
                 together = model(**batch).logits[:, -1]
-            for row, count in enumerate(length):
-                single = {
-                    "input_ids": batch["input_ids"][row : row + 1, -count:],
-                    "attention_mask": batch["attention_mask"][row : row + 1, -count:],
-                    "pixel_values": batch["pixel_values"][row : row + 1],
-                }
+            for row in range(2):
+                single = host.row(row)
                 own = (model(**single).logits[:, -1] - plain[row]).abs().max().item()
                 with _reduced(model, method):
                     alone = model(**single).logits[:, -1]
@@ -128,17 +170,19 @@ def check_batch_equals_single(method: Method) -> None:
 
 def check_decoding_is_consistent(method: Method) -> None:
     """Tokens decoded on the cache equal those of a full forward at every step."""
-    for model, inputs in _models(method):
+    for host in _hosts(method):
+        model, inputs = host.model, host.inputs()
         with torch.no_grad(), _reduced(model, method):
-            cached = _generate(model, inputs)
-            again = _generate(model, inputs, use_cache=False)
+            cached = _generate(host, inputs)
+            again = _generate(host, inputs, use_cache=False)
         assert torch.equal(cached, again), f"{method.id}: decoding with and without cache differ"
 
 
 def check_same_again(method: Method) -> None:
     """The same prompt gives the same kept tokens, after a longer prompt too."""
-    for model, inputs in _models(method):
-        longer = tiny_inputs((1,), text_length=20, seed=5)
+    for host in _hosts(method):
+        model, inputs = host.model, host.inputs()
+        longer = host.inputs((1,), text_length=20, seed=5)
         with torch.no_grad(), _reduced(model, method) as run:
             model(**inputs)
             first = [k.tolist() for row in run.kept for k in row]
@@ -150,9 +194,10 @@ def check_same_again(method: Method) -> None:
 
 def check_several_pictures(method: Method) -> None:
     """Two pictures in one prompt, one in the next; text-only prompts pass through untouched."""
-    for model, _ in _models(method):
-        two = tiny_inputs((2, 1), padding="left", seed=4)
-        text = tiny_inputs((0,), seed=4)
+    for host in _hosts(method):
+        model = host.model
+        two = host.inputs((2, 1), padding="left", seed=4)
+        text = host.inputs((0,), seed=4)
         with torch.no_grad():
             plain = model(**text).logits
             with _reduced(model, method, keep=KEEP if method.card.scope != "layer-mean" else 0.8) as run:
@@ -166,7 +211,8 @@ def check_several_pictures(method: Method) -> None:
 
 def check_bfloat16(method: Method) -> None:
     """The method runs in bfloat16 and keeps as many tokens."""
-    for model, inputs in _models(method, torch.bfloat16):
+    for host in _hosts(method, torch.bfloat16):
+        model, inputs = host.model, host.inputs()
         with torch.no_grad(), _reduced(model, method) as run:
             logits = model(**inputs).logits
         assert logits.dtype == torch.bfloat16
@@ -182,17 +228,16 @@ MODEL_CHECKS: dict[str, Callable[[Method], None]] = {
 }
 
 
-def _models(method: Method, dtype: torch.dtype = torch.float32) -> list[tuple[nn.Module, dict[str, Tensor]]]:
-    """Tiny models that can carry the method, each with inputs; those that cannot must refuse with a reason."""
+def _hosts(method: Method, dtype: torch.dtype = torch.float32) -> list[Host]:
+    """Tiny models that can carry the method; those that cannot must refuse with a reason."""
     out = []
-    for encoder in ("clip", "siglip"):
-        model = tiny_llava(encoder, dtype=dtype)  # type: ignore[arg-type]
-        verdict = can_apply(model, method)
+    for host in hosts(dtype):
+        verdict = can_apply(host.model, method)
         if verdict:
-            out.append((model, tiny_inputs((1,), dtype=dtype)))
+            out.append(host)
             continue
-        assert verdict.reason, f"{method.id} is refused on {encoder} without a reason"
-        reason = _refusal(model, method)
+        assert verdict.reason, f"{method.id} is refused on {host.model.config.model_type} without a reason"
+        reason = _refusal(host.model, method)
         assert verdict.reason in reason, f"{method.id}: can_apply says {verdict.reason!r}, reduce {reason!r}"
     assert out, f"{method.id} runs on none of the tiny models"
     return out
@@ -215,8 +260,9 @@ def _is_exact(method: Method) -> bool:
     return method.card.takes_keep and method.card.promised_count(asked=True) == "exact"
 
 
-def _generate(model: nn.Module, inputs: dict[str, Tensor], **kwargs: object) -> Tensor:
-    return model.generate(**inputs, max_new_tokens=5, do_sample=False, suppress_tokens=[5], **kwargs)  # type: ignore[operator]
+def _generate(host: Host, inputs: dict[str, Tensor], **kwargs: object) -> Tensor:
+    unwanted = {} if host.unwanted is None else {"suppress_tokens": list(host.unwanted)}
+    return host.model.generate(**inputs, max_new_tokens=5, do_sample=False, **unwanted, **kwargs)
 
 
 def _traces(model: nn.Module) -> list[object]:
