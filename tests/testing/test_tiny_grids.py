@@ -96,10 +96,10 @@ def test_glm4v_marks_clips_with_the_token_of_pictures() -> None:
 
 @pytest.mark.parametrize("name", ["glm4v", "smolvlm"])
 def test_a_call_that_holds_pictures_and_clips_is_refused(name: str) -> None:
-    """By transformers itself: the tiny model shows a limit of the family."""
+    """By transformers itself, in 5.18 less clearly: the tiny model shows a limit of the family."""
     family = tiny_family(name)
     inputs = family.inputs([[family.sizes[0]]], videos=[[(4, (40, 32))]])
-    with pytest.raises(ValueError, match="do not match"):
+    with pytest.raises((ValueError, IndexError), match="do not match|out of bounds"):
         family.model()(**inputs)
 
 
