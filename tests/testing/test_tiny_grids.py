@@ -99,7 +99,7 @@ def test_a_call_that_holds_pictures_and_clips_is_refused(name: str) -> None:
     """By transformers itself, in 5.18 less clearly: the tiny model shows a limit of the family."""
     family = tiny_family(name)
     inputs = family.inputs([[family.sizes[0]]], videos=[[(4, (40, 32))]])
-    with pytest.raises((ValueError, IndexError), match="do not match|out of bounds"):
+    with pytest.raises((ValueError, IndexError), match=r"do not match|out of bounds"):
         family.model()(**inputs)
 
 
