@@ -21,7 +21,7 @@ class LlavaAdapter(LlavaLike):
 
     model_types = ("llava",)
     entry_types = (LlavaModel,)
-    extra_capabilities = frozenset({"pixels"})
+    encodes_sizes = True
 
     def footprints(self, modality: str, arguments: Mapping[str, Any]) -> list[tuple[Footprint, ...]]:
         return [(one_grid(*self._grid(picture)),) for picture in arguments["pixel_values"]]

@@ -19,7 +19,7 @@ class LlavaLike(Adapter):
     """Encoder, connector and language model of a LLaVA; families say how tokens are laid out."""
 
     entry_types: ClassVar[tuple[type[nn.Module], ...]]
-    extra_capabilities: frozenset[str] = frozenset()
+    encodes_sizes: ClassVar[bool] = False  # `encode_pictures` is there, for encoders that can
 
     def __init__(self, entry: Any) -> None:
         config = entry.config
@@ -32,11 +32,10 @@ class LlavaLike(Adapter):
         depth = len(self.encoder_layers)
         class_token = self.tower_has_class_token(self.encoder)
         takes_sizes = "interpolate_pos_encoding" in inspect.signature(self.encoder.forward).parameters
-        self.capabilities = frozenset(
+        self.capabilities = (
             COMMON
-            | self.extra_capabilities
             | ({"class_token"} if class_token else set())
-            | ({"sizes"} if takes_sizes and "pixels" in self.extra_capabilities else set())
+            | ({"sizes"} if takes_sizes and self.encodes_sizes else set())
         )
         self.info = ModelInfo(
             family=self.model_types[0],

@@ -32,7 +32,7 @@ class QwenLike(Adapter):
         self.connector = entry.visual.merger
         self.language_model = entry.language_model
         self.decoder_layers = entry.language_model.layers
-        self.capabilities = COMMON | {"pixels"}
+        self.capabilities = COMMON
         self.info = ModelInfo(
             family=self.model_types[0],
             num_layers=len(self.decoder_layers),
