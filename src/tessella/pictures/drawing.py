@@ -20,6 +20,7 @@ from .fates import Fate, Indices, Panel, panels_of, read_fate, split_fates
 
 SIZE = 448  # pixels of the longer side of a drawn picture
 MARGIN = 16
+ROW_LENGTH = 4
 THUMBNAIL_SCALE = 0.5  # a thumbnail beside the same picture in tiles
 INK, SOFT_INK, PAPER, RULE = (28, 30, 36), (88, 92, 102), (255, 255, 255), (216, 219, 225)
 FADED = (240, 241, 244)  # what dropped patches are faded to
@@ -46,7 +47,7 @@ def draw_kept(
     outside the grid.
     """
     fate = read_fate(grid, kept, merged)
-    return _frame([_picture(image, fate, size)], [fate], caption)
+    return _frame([[_picture(image, fate, size)]], [fate], caption)
 
 
 def draw_prompt(
@@ -71,15 +72,17 @@ def draw_prompt(
         raise LayoutError(
             f"{len(images)} pictures, {len(blocks)} lists of blocks and {len(kept)} lists of kept patches do not match."
         )
-    shown: list[tuple[Image.Image, Panel]] = []
-    fates: list[Fate] = []
-    for i, image in enumerate(images):
-        shown += _panel_pictures(image, blocks[i], i)
-        fates += split_fates(blocks[i], kept[i], None if merged is None else merged[i])
-    scale = 1.0 if len(shown) < 4 else 0.6
-    sizes = [size * scale * (THUMBNAIL_SCALE if panel.is_thumbnail else 1) for _, panel in shown]
-    pictures = [_picture(p, fate, round(s)) for (p, _), fate, s in zip(shown, fates, sizes, strict=True)]
-    return _frame(pictures, fates, caption)
+    shown = [_panel_pictures(image, blocks[i], i) for i, image in enumerate(images)]
+    fates = [split_fates(blocks[i], kept[i], None if merged is None else merged[i]) for i in range(len(images))]
+    scale = 1.0 if sum(map(len, shown)) < 4 else 0.6
+    pictures = [
+        [
+            _picture(picture, fate, round(size * scale * (THUMBNAIL_SCALE if panel.is_thumbnail else 1)))
+            for (picture, panel), fate in zip(*both, strict=True)
+        ]
+        for both in zip(shown, fates, strict=True)
+    ]
+    return _frame(pictures, [fate for mine in fates for fate in mine], caption)
 
 
 def _panel_pictures(
@@ -232,10 +235,9 @@ def _darker(colour: Colour) -> Colour:
 # --- legend, caption, text ------------------------------------------------------------------------------------------
 
 
-def _frame(pictures: Sequence[Image.Image], fates: Sequence[Fate], caption: str | None) -> Image.Image:
-    """Pictures in rows of at most four, then the legend, then the caption."""
-    columns = min(len(pictures), 4)
-    rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
+def _frame(images: Sequence[Sequence[Image.Image]], fates: Sequence[Fate], caption: str | None) -> Image.Image:
+    """The pictures of each image in rows, then the legend, then the caption."""
+    rows = _rows(images)
     width = max(sum(p.width for p in row) + MARGIN * (len(row) - 1) for row in rows)
     legend = _legend(fates, width)
     paragraphs = [] if not caption else caption.splitlines()
@@ -258,6 +260,19 @@ def _frame(pictures: Sequence[Image.Image], fates: Sequence[Fate], caption: str 
         _write(draw, (MARGIN, top), [line], TEXT_SIZE, INK if strong else SOFT_INK, strong=strong)
         top += _line_height(TEXT_SIZE)
     return out
+
+
+def _rows(images: Sequence[Sequence[Image.Image]]) -> list[list[Image.Image]]:
+    """Rows of at most ROW_LENGTH pictures; those of one image stand together where they fit in one row."""
+    rows: list[list[Image.Image]] = [[]]
+    for pictures in images:
+        if rows[-1] and len(rows[-1]) + len(pictures) > ROW_LENGTH:
+            rows.append([])
+        for picture in pictures:
+            if len(rows[-1]) == ROW_LENGTH:
+                rows.append([])
+            rows[-1].append(picture)
+    return [row for row in rows if row]
 
 
 def _legend(fates: Sequence[Fate], width: int) -> Image.Image:

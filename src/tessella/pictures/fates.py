@@ -124,12 +124,12 @@ def split_fates(blocks: Sequence[Block], kept: Indices, merged: Indices | None) 
         parents[i] = i
     starts, start = {}, 0
     for block in blocks:
-        starts[block.key] = start
+        starts[block] = start
         start += block.num_tokens
     out = []
     for panel in panels_of(blocks):
         place = {
-            starts[block.key] + n: patch
+            starts[block] + n: patch
             for block in panel.blocks
             for n, patch in enumerate(panel.patches(block))
             if patch >= 0
