@@ -21,7 +21,7 @@ from .cache import Ledger
 from .plan import scope_of
 
 _BY_TOKEN = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids", "inputs_embeds")
-_OF_PICTURES = ("pixel_values", "image_sizes", "interpolate_pos_encoding")
+_OF_PICTURES = ("pixel_values", "image_sizes", "interpolate_pos_encoding", "image_grid_thw")
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,13 @@ class Rewrite:
         for stored in ledger.segments:
             whole = self.repeat(len(stored.places))
             stored.places = whole._of_user(stored.places, whole.origin.clamp(min=0))
+            if ledger.position_memory is not None:
+                continue  # the model counts on from there, on each of its axes
             lost = whole.removed if moved else torch.full_like(whole.removed, wide)
             stored.shift = lost if stored.shift is None else stored.shift + lost
+        if ledger.position_memory is not None:
+            removed = self.repeat(len(ledger.position_memory)).removed
+            ledger.position_memory = ledger.position_memory - removed[:, None]
         ledger.full_length += wide
 
     def cut_labels(self, labels: Tensor, ignore_index: int = -100) -> Tensor:
@@ -128,6 +133,7 @@ class EngineDraft(Draft):
         out = {n: v for n, v in self.arguments.items() if n not in _OF_PICTURES}
         if self.pictures:
             out["mm_encoder_outputs"] = {"image": self._adapter.encode_pictures(self.pictures, self.arguments)}
+            out |= self._adapter.picture_arguments(self.pictures)
         return out
 
     def _plan(self, pictures: Sequence[Sequence[Tensor]]) -> tuple[list[list[Block]], Int[Tensor, "B S"]]:
@@ -227,6 +233,9 @@ def rewrite(
                 "mm_encoder_outputs. Give pixel_values instead."
             )
         return arguments, None
+    clips = [n for n, m in adapter.modalities.items() if n != "image" and arguments.get(m.pixels) is not None]
+    if clips:
+        raise UnsupportedError(f"{parts[0].method.id} changes pictures, but the prompts hold a {clips[0]} too.")
     layout = layout_of(adapter, arguments)
     if layout is None or not sum(layout.num_tokens):
         return arguments, None

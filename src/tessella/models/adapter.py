@@ -144,6 +144,10 @@ class Adapter(ABC):
         """What the entry's `get_image_features` gives for pictures of any sizes, under the other arguments `inputs`."""
         raise self._no_other_sizes()
 
+    def picture_arguments(self, pictures: Sequence[Float[Tensor, "c _ _"]]) -> dict[str, Any]:
+        """Arguments of the entry, beside encoded pictures, that say what these are."""
+        return {}
+
     def _no_other_sizes(self) -> UnsupportedError:
         return UnsupportedError(f"the encoder of this {self.info.family} model takes pictures of one size only.")
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..core.layout import Block
 from ..core.model_info import ModelInfo
 from .adapter import COMMON, IMAGE, VIDEO, Adapter, Modality
 from .footprint import Footprint
+from .patch_order import PatchOrder
 
 
 class QwenLike(Adapter):
@@ -32,7 +34,7 @@ class QwenLike(Adapter):
         self.connector = entry.visual.merger
         self.language_model = entry.language_model
         self.decoder_layers = entry.language_model.layers
-        self.capabilities = COMMON
+        self.capabilities = COMMON | {"sizes"}
         self.info = ModelInfo(
             family=self.model_types[0],
             num_layers=len(self.decoder_layers),
@@ -50,6 +52,12 @@ class QwenLike(Adapter):
         return next((m for m in model.modules() if isinstance(m, cls.entry_types)), None)
 
     @property
+    def order(self) -> PatchOrder:
+        """How pictures stand in the pixels."""
+        vision = self.entry.config.vision_config
+        return PatchOrder(vision.patch_size, self.info.merge, vision.temporal_patch_size)
+
+    @property
     def window(self) -> int | None:
         """Visual tokens along a side of an attention window, by which the encoder orders its patches; None without."""
         return None
@@ -65,23 +73,29 @@ class QwenLike(Adapter):
 
     def restore(self, pixels: Tensor, footprint: Footprint) -> list[Float[Tensor, "c h w"]]:
         """The first frame of each group of frames that is encoded together."""
-        vision, merge = self.entry.config.vision_config, self.info.merge
-        frames, rows, columns = len(footprint.blocks), footprint.blocks[0].rows, footprint.blocks[0].columns
-        shape = (
-            frames,
-            rows,
-            columns,
-            merge,
-            merge,
-            -1,
-            vision.temporal_patch_size,
-            vision.patch_size,
-            vision.patch_size,
-        )
-        first = pixels.reshape(shape)[:, :, :, :, :, :, 0]  # [frames, row, column, in row, in column, c, y, x]
-        ordered = first.permute(0, 5, 1, 3, 6, 2, 4, 7)
-        side = merge * vision.patch_size
-        return list(ordered.reshape(frames, -1, rows * side, columns * side))
+        block = footprint.blocks[0]
+        return self.order.frames_of(pixels, (len(footprint.blocks), block.rows, block.columns))
+
+    def pictures(self, inputs: Mapping[str, Any]) -> tuple[Float[Tensor, "c _ _"], ...]:
+        entries = zip(self.pixels("image", inputs), self.footprints("image", inputs), strict=True)
+        return tuple(self.restore(pixels, footprint)[0] for pixels, (footprint,) in entries)
+
+    def picture_size(self, rows: int, columns: int) -> tuple[int, int]:
+        return rows * self.order.token, columns * self.order.token
+
+    def picture_blocks(self, picture: Float[Tensor, "c _ _"], image: int) -> tuple[Block, ...]:
+        return (Block(image, picture.shape[1] // self.order.token, picture.shape[2] // self.order.token),)
+
+    def encode_pictures(
+        self, pictures: Sequence[Float[Tensor, "c _ _"]], inputs: Mapping[str, Any]
+    ) -> BaseModelOutputWithPooling:
+        rows = torch.cat([self.order.rows_of(p) for p in pictures])
+        return self.entry.get_image_features(rows, **self.picture_arguments(pictures), return_dict=True)
+
+    def picture_arguments(self, pictures: Sequence[Float[Tensor, "c _ _"]]) -> dict[str, Any]:
+        patch = self.order.patch
+        grids = [(1, p.shape[1] // patch, p.shape[2] // patch) for p in pictures]
+        return {"image_grid_thw": torch.tensor(grids, device=pictures[0].device)}
 
     def token_features(
         self, rows: Float[Tensor, "N C"], patches: Int[Tensor, "T P"], shares: Float[Tensor, "T P"] | None
