@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import AutoProcessor
 
 from tessella.testing.families import tiny_family
+from tessella.testing.families.pixel_frames import even_metadata
 
 QWEN_LIKE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v")
 
@@ -126,6 +131,24 @@ def test_rows_with_fewer_tiles_are_padded_with_black_ones(name: str) -> None:
     pixels = family.inputs([[(64, 30)], [(50, 50)]])["pixel_values"]
     black = (pixels == 0).flatten(2).all(dim=-1)
     assert black.tolist() == [[False, False, False, True, True], [False] * 5]
+
+
+@pytest.mark.skipif(find_spec("torchvision") is None, reason="the real video processors need torchvision")
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in GLM-4V's processor
+@pytest.mark.parametrize("name", [*QWEN_LIKE, "internvl", "smolvlm"])
+def test_clips_are_those_of_the_processor_that_a_saved_folder_gives(name: str, tmp_path: Path) -> None:
+    """Soft pixels, which the two back ends round alike but for one of 255 levels."""
+    family = tiny_family(name)
+    clip = np.random.default_rng(0).integers(64, 192, (5, 32, 40, 3), dtype=np.uint8)
+    text = [f"a cat {family.video_text} what"]
+    family.processor().save_pretrained(tmp_path)
+    real = AutoProcessor.from_pretrained(tmp_path, local_files_only=True)
+    expected = real(text=text, videos=[clip], video_metadata=[even_metadata(5)], return_tensors="pt")
+    inputs = family.encode(text, [[]], [[clip]])
+    assert set(inputs) == set(expected)
+    for key, value in inputs.items():
+        assert value.shape == expected[key].shape
+        assert (value.double() - expected[key].double()).abs().max() < (0.04 if "pixel_values" in key else 1e-6), key
 
 
 def without_pixels(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
