@@ -13,6 +13,10 @@ from collections.abc import Callable
 from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tessella.app.family_facts import FamilyFacts
 
 FOLDER = Path(__file__).parent
 WIDTH = 100  # columns of captured help
@@ -79,6 +83,59 @@ def methods_table(folder: str = "docs/") -> str:
         name = f"[{row['id']}]({folder}methods.md#{row['id']})"
         lines.append(f"| {name} | {first} | {', '.join(row['stages'])} | {needs} | {paper} |")
     return "\n".join(lines)
+
+
+def families() -> str:
+    """A page on every family, and on which methods run on it."""
+    from tessella.app.families import ask_beforehand, family_matrix
+    from tessella.app.family_facts import family_facts
+
+    facts = family_facts()
+    matrix = family_matrix(ask_beforehand)
+    names = [f"[{name}](#{name})" for name in matrix.outcomes]
+    table = [_row(["method", *names]), _row(["---"] * (1 + len(names)))]
+    table += [_row([f"[{method}](methods.md#{method})", *cells]) for method, *cells in matrix.rows()]
+    parts = [
+        "# Families",
+        "Made from the adapters and from a tiny model of each family by `python docs/generate.py`. A tiny model is the "
+        "real architecture with random weights and its real processor; numbers of layers and tokens are those of the "
+        "tiny model, which is made so that what is special about the family shows.",
+        _families_table(facts),
+        "## Which method runs where",
+        "What `tessella.can_apply` says; `tessella doctor --families` tries each of them.",
+        "\n".join(table),
+        "\n".join(f"{n}. The method {reason}" for n, reason in enumerate(matrix.reasons, start=1)),
+        *(_family_section(f) for f in facts),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _families_table(facts: list[FamilyFacts]) -> str:
+    heads = ["family", "model type", "takes", "patches a token", "class token", "positions", "sliding windows"]
+    lines = [_row(heads), _row(["---"] * len(heads))]
+    for f in facts:
+        cells = [
+            f"[{f.id}](#{f.id})",
+            ", ".join(f"`{t}`" for t in f.model_types),
+            "pictures, clips" if f.takes_clips else "pictures",
+            str(f.patches_per_token),
+            "yes" if f.has_class_token else "no",
+            "one axis" if f.position_axes == 1 else f"{f.position_axes} axes",
+            f"{f.sliding_layers[0]} of {f.sliding_layers[1]} layers" if f.sliding_layers[0] else "none",
+        ]
+        lines.append(_row(cells))
+    return "\n".join(lines)
+
+
+def _family_section(f: FamilyFacts) -> str:
+    """What the adapter's file says, what the adapter declares, and what pictures become."""
+    parts = [f"## {f.id}", f.about]
+    if f.encoder_window:
+        parts.append(f"Windows of the tiny model's encoder: {f.encoder_window} x {f.encoder_window} tokens.")
+    if f.has_deepstack:
+        parts.append("Deep-stack features are cut with the sequence.")
+    lines = [_row(["the tiny model's", "becomes"]), _row(["---"] * 2), *(_row([*pair]) for pair in f.prepared.items())]
+    return "\n\n".join([*parts, "\n".join(lines)])
 
 
 def bench_tables() -> str:
@@ -152,7 +209,12 @@ def readme() -> str:
     return text
 
 
-PAGES: dict[str, Callable[[], str]] = {"commands.md": commands, "methods.md": methods, "../README.md": readme}
+PAGES: dict[str, Callable[[], str]] = {
+    "commands.md": commands,
+    "methods.md": methods,
+    "families.md": families,
+    "../README.md": readme,
+}
 
 
 def is_current(name: str, written: str, fresh: str) -> bool:

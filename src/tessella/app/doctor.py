@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Callable
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.errors import TessellaError
+
+if TYPE_CHECKING:
+    from ..bench.pace import Progress
+    from .families import Matrix
 
 PACKAGES = (
     "torch",
@@ -39,6 +44,13 @@ def examine(check_model: bool = True) -> dict[str, Any]:
     if check_model:
         out["embedded_model"] = _try_model()
     return out
+
+
+def examine_families(tell: Callable[[Progress], None] | None = None) -> Matrix:
+    """Which method runs on which family, from real runs; `tell` gets the progress."""
+    from .families import family_matrix, try_method
+
+    return family_matrix(try_method, tell)
 
 
 def is_healthy(report: dict[str, Any]) -> bool:

@@ -7,8 +7,9 @@ from typing import Any
 
 from ..app import demo
 from ..app.answering import Comparison
+from ..app.families import Matrix
 from ..app.page import format_bytes
-from .output import print_table
+from .output import print_table, printable
 
 
 def print_comparison(comparison: Comparison) -> None:
@@ -110,6 +111,15 @@ def print_examination(report: dict[str, Any]) -> None:
             (f"on {ninth} tokens", model["answer_ninth"]),
         ]
     print_table(("", ""), rows)
+
+
+def print_matrix(matrix: Matrix) -> None:
+    print()
+    print_table(["method", *(f.replace("_", "_\n") for f in matrix.outcomes)], matrix.rows())
+    for number, reason in enumerate(matrix.reasons, start=1):
+        print(f"{number}: {printable(reason)}")
+    for family, reason in matrix.missing.items():
+        print(f"not tried: {family}: {printable(reason)}")
 
 
 @singledispatch

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .base import TinyFamily, tiny_families, tiny_family
+from .base import TinyFamily, lacking_families, tiny_families, tiny_family
 
-__all__ = ["TinyFamily", "tiny_families", "tiny_family"]
+__all__ = ["TinyFamily", "lacking_families", "tiny_families", "tiny_family"]

@@ -145,6 +145,13 @@ def tiny_families() -> dict[str, TinyFamily]:
     return {f.id: f for f in _all_families() if hasattr(transformers, f.architecture)}
 
 
+def lacking_families() -> dict[str, str]:
+    """The architecture of every tiny family that the installed transformers lacks, by id."""
+    import transformers
+
+    return {f.id: f.architecture for f in _all_families() if not hasattr(transformers, f.architecture)}
+
+
 def tiny_family(family_id: str) -> TinyFamily:
     """One tiny family. Raises KeyError naming those there are."""
     families = tiny_families()
