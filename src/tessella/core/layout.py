@@ -23,6 +23,7 @@ UNITS: tuple[Unit, ...] = ("tile", "frame", "image", "prompt")
 PATCH, NEWLINE, THUMBNAIL, CLASS = 0, 1, 2, 3
 ROLES = ("patch", "newline", "thumbnail", "class")
 
+_MANY = 1_000_000  # more than there are tiles or frames
 _COLUMNS = ("image", "tile", "frame", "row", "column", "role", "line")
 
 
@@ -146,10 +147,10 @@ class Layout:
     def _blocks_of(self, row: int, picked: dict[str, Tensor], u: int, count: int) -> tuple[Block, ...]:
         if len(self.blocks[row]) == 1:
             return self.blocks[row] if count else ()
-        keys = torch.stack([picked[name][u, :count] for name in ("image", "tile", "frame")])
-        # a set of host numbers: torch.unique over rows takes forty times as long
-        present = set(map(tuple, keys.T.tolist()))
-        return tuple(b for b in self.blocks[row] if b.key in present)
+        image, tile, frame = (picked[name][u, :count] for name in ("image", "tile", "frame"))
+        # a set of host numbers: torch.unique takes several times as long
+        present = set(((image * _MANY + tile) * _MANY + frame).tolist())
+        return tuple(b for b in self.blocks[row] if (b.image * _MANY + b.tile) * _MANY + b.frame in present)
 
     def split(self, unit: Unit, without: frozenset[int] = frozenset()) -> Units:
         """Group the tokens, but those of the roles `without`, by prompt, image, tile or frame; worked out once.
@@ -171,9 +172,11 @@ class Layout:
             key = self._unit_key(b, count, unit)
             for role in without:
                 key = torch.where(self.role[b, :count] == role, -1, key)
-            for value in torch.unique(key).tolist():
+            order = torch.argsort(key, stable=True)
+            values, sizes = torch.unique_consecutive(key[order], return_counts=True)
+            for value, members in zip(values.tolist(), order.split(sizes.tolist()), strict=True):
                 if value >= 0:
-                    index.append((key == value).nonzero().reshape(-1))
+                    index.append(members)
                     source_row.append(b)
         width = max((len(i) for i in index), default=0)
         padded = _pad(index, width)
@@ -193,8 +196,8 @@ class Layout:
         if unit == "image":
             return image
         if unit == "frame":
-            return image * 1_000_000 + frame
-        return (image * 1_000_000 + frame) * 1_000_000 + tile
+            return image * _MANY + frame
+        return (image * _MANY + frame) * _MANY + tile
 
 
 @dataclass(frozen=True)
@@ -255,8 +258,8 @@ def _lay_mosaic(blocks: tuple[Block, ...], first_line: int) -> tuple[Int[Tensor,
         )
         places.append(torch.stack([line, column + block.left]))
     laid, place = torch.cat(parts, dim=1), torch.cat(places, dim=1)
-    if len(blocks) > 1:
-        laid = laid[:, torch.argsort(place[0] * (int(place[1].max()) + 1) + place[1])]
+    if len(blocks) > 1:  # the tokens of a mosaic fill a rectangle
+        laid = torch.empty_like(laid).index_copy_(1, place[0] * (int(place[1].max()) + 1) + place[1], laid)
     return laid, int(place[0].max()) + 1 if ends else 0
 
 
