@@ -112,9 +112,10 @@ def _wrap(original: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
         recorders = _recorders.get(module, ())
         probes = [r for r in recorders if r.answer_zeros]
         for recorder in probes or recorders:  # a probe's call is none of the model's own
-            recorder.queries.append(query)
-            recorder.keys.append(key)
-            recorder.masks.append(attention_mask)
+            for part in _sequences(query, key, kwargs.get("cu_seq_lens_q")):
+                recorder.queries.append(part[0])
+                recorder.keys.append(part[1])
+                recorder.masks.append(attention_mask)
             recorder.scaling = scaling if scaling is not None else query.shape[-1] ** -0.5
         if probes:
             shape = (query.shape[0], query.shape[2], query.shape[1], value.shape[-1])
@@ -123,6 +124,14 @@ def _wrap(original: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
         return call(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
 
     return attention
+
+
+def _sequences(query: Tensor, key: Tensor, bounds: Tensor | None) -> Iterable[tuple[Tensor, Tensor]]:
+    """Queries and keys of one call, which flash attention is given with the bounds of the sequences packed in it."""
+    if bounds is None:
+        return ((query, key),)
+    lengths = bounds.diff().tolist()
+    return zip(query.split(lengths, dim=2), key.split(lengths, dim=2), strict=True)
 
 
 def _eager_of(module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:

@@ -98,7 +98,8 @@ class Reading:
             return original(hidden, mask, features)
         segment, counts = self.segment, self.prompt.layout.num_tokens
         starts = on_device([0, *itertools.accumulate(counts)][:-1], hidden.device)
-        rows = features.to(hidden.device, hidden.dtype)[starts[:, None] + segment.origin.clamp(min=0)]
+        index = torch.where(segment.origin >= 0, starts[:, None] + segment.origin, 0)
+        rows = features.to(hidden.device, hidden.dtype)[index]
         added = hidden.new_zeros(len(hidden), segment.length + 1, hidden.shape[2])  # one place for padded entries
         place = torch.where(segment.visual >= 0, segment.visual, segment.length)
         added.scatter_(1, place[:, :, None].expand_as(rows), rows)
@@ -163,6 +164,11 @@ class Reading:
         positions = kwargs.get("position_ids")
         if positions is None:
             positions = torch.arange(length, device=hidden.device)[None]
+        if "flash" in self._implementation and batch == 1 and bool((positions[..., 1:] < positions[..., :-1]).any()):
+            raise UnsupportedError(
+                "packed prompts under flash attention: their positions say where each begins, which a reduction cannot "
+                "keep up. Give them as rows of a batch, or load the model with attn_implementation='sdpa'."
+            )
         self._position_ids = [positions]
 
     def _decide(self, step: Step, hidden: Tensor, layer: int, kwargs: Kwargs) -> Decision:
@@ -244,7 +250,8 @@ class Reading:
             self._masks[key] = as_implementation(mask, self._implementation, hidden.dtype)
         out["attention_mask"] = self._masks[key]
         if kwargs.get("position_ids") is not None:
-            out["position_ids"] = self._position_ids[-1]
+            # flash attention takes positions with gaps for packed prompts, and needs none: cos and sin are given
+            out["position_ids"] = None if "flash" in self._implementation else self._position_ids[-1]
         if kwargs.get("position_embeddings") is not None:
             out["position_embeddings"] = self._rotary_for(hidden, kwargs)(layer)
         return out
@@ -381,7 +388,8 @@ def check_reduction(step: Step, reduction: Reduction, counts: Counts, mask: Tens
         wrong = [k for k, n in zip(num_kept, asked, strict=True) if k > n or (promised == "exact" and k != n)]
         if wrong and promised != "adaptive":
             raise MethodError(f"{method} kept {wrong[0]} tokens where {asked} were asked; its card says {promised}.")
-    few = [k for k, n in zip(num_kept, counts.num_tokens, strict=True) if k < min(card.min_keep, n)]
+    least = [min(card.min_keep, n, asked) for n, asked in zip(counts.num_tokens, counts.num_keep, strict=True)]
+    few = [k for k, n in zip(num_kept, least, strict=True) if k < n]  # of a small keep, some of its parts get none
     if few:
         raise MethodError(f"{method} kept {few[0]} tokens of an item; its card says at least {card.min_keep}.")
     return num_kept
