@@ -119,7 +119,6 @@ def test_attention_is_far_from_uniform(family: TinyFamily) -> None:
         ("llava_next", [16 + 8 * (8 + 1), 16 + 4 * (10 + 1), 16 + 12 * (4 + 1), 16 + 6 * (8 + 1)]),
         ("llava_next_video", [16 + 8 * (8 + 1), 16 + 4 * (10 + 1), 16 + 12 * (4 + 1), 16 + 6 * (8 + 1)]),
         ("llava_onevision", [25 + 10 * (10 + 1), 25 + 3 * (15 + 1), 25 + 10 * (5 + 1), 25 + 10 * (10 + 1)]),
-        ("video_llava", [16, 16]),
         ("gemma3", [16, 16]),
         ("paligemma", [16, 16]),
     ],
@@ -135,9 +134,7 @@ def test_several_pictures_of_a_row_are_not_tiled_by_llava_onevision() -> None:
     assert num_placeholders(family, images=[[family.sizes[0], family.sizes[3]]]) == 2 * (25 + 1)
 
 
-@pytest.mark.parametrize(
-    ("name", "count"), [("llava_next_video", 3 * 4), ("video_llava", 3 * 17), ("llava_onevision", 3 * 9 + 1)]
-)
+@pytest.mark.parametrize(("name", "count"), [("llava_next_video", 3 * 4), ("llava_onevision", 3 * 9 + 1)])
 def test_a_clip_has_the_tokens_of_its_frames(name: str, count: int) -> None:
     assert num_placeholders(tiny_family(name), videos=[[(3, (60, 40))]]) == count
 

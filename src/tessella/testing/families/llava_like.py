@@ -1,4 +1,4 @@
-"""What LLaVA, LLaVA-NeXT, LLaVA-NeXT-Video and Video-LLaVA share: a CLIP encoder, a Llama, and how pictures are cut."""
+"""What LLaVA, LLaVA-NeXT and LLaVA-NeXT-Video share: a CLIP encoder, a Llama, and how pictures are cut."""
 
 from __future__ import annotations
 
