@@ -9,6 +9,7 @@ from tessella.core.errors import LayoutError, UnsupportedError
 from tessella.core.layout import NEWLINE, THUMBNAIL, Block
 from tessella.models.adapter import find_adapter
 from tessella.models.bilinear import shrink
+from tessella.models.mosaic import mosaic_footprint
 from tessella.models.placing import layout_of
 from tessella.testing.families import tiny_family
 
@@ -47,6 +48,24 @@ def test_large_pictures_are_shrunk_to_the_limit() -> None:
         (1 + 3 * i + j, rows, columns) for i, rows in enumerate((3, 4, 3)) for j, columns in enumerate((3, 4, 3))
     ]
     assert layout.num_tokens == (25 + 10 * 11,)
+
+
+@pytest.mark.parametrize(
+    ("grid", "most", "shape"),
+    [
+        ((2, 3), 4, (8, 12)),
+        ((1, 5), 4, (4, 22)),
+        ((2, 2), 4, (10, 10)),
+        ((2, 3), 5, (10, 15)),
+        ((3, 3), None, (15, 15)),
+    ],
+)
+def test_a_little_more_than_the_limit_is_not_shrunk(grid, most, shape) -> None:
+    """A mosaic with more than 1.1 x 1.1 times the tokens of the limit is."""
+    footprint = mosaic_footprint(grid, 5, (grid[0] * 35, grid[1] * 35), most)
+    tiles = footprint.blocks[1:]
+    assert (max(b.top + b.rows for b in tiles), max(b.left + b.columns for b in tiles)) == shape
+    assert footprint.num_tokens == 25 + shape[0] * (shape[1] + 1)
 
 
 def test_several_pictures_of_a_prompt_are_not_tiled() -> None:
