@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from .core.errors import InputError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+HUB_SECONDS = 3.0  # to wait for the hub's first answer
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -31,14 +33,16 @@ def load(
     """
     where = resolve_device(device)
     kind = resolve_dtype(dtype, where)
-    name, local = resolve_name(name_or_path)
+    name, is_folder = resolve_name(name_or_path)
     with _quiet():
-        config = _read_config(name, local)
+        source = _Source(name, is_folder, offline=is_folder or not _hub_answers())
+        config = _read_config(source)
         _check_takes_pictures(name, config)
-        processor = _read_processor(name, local, config)
-        model = _read_model(name, local, config, kind)
+        processor = _read_processor(source, config)
+        model = _read_model(source, config, kind)
     try:
-        model = model.to(where)
+        if getattr(model, "hf_quantizer", None) is None:  # quantised weights are on their device and may not be moved
+            model = model.to(where)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"{name!r} does not fit on device {str(where)!r}: {_first_line(error)}.") from error
     return model.eval(), processor
@@ -93,16 +97,41 @@ def _check_folder(place: Path) -> str:
     return str(place)
 
 
-def _read_config(name: str, local: bool) -> Any:
+@dataclass(frozen=True)
+class _Source:
+    """A folder or a hub id; `offline`: nothing is fetched for it."""
+
+    name: str
+    is_folder: bool
+    offline: bool
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """For every `from_pretrained`."""
+        return {"local_files_only": self.offline, "trust_remote_code": False}
+
+
+def _hub_answers() -> bool:
+    """Whether the hub can be reached. Asked once: without a network every file would be tried for half a minute."""
+    from huggingface_hub import constants, get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
+    except Exception:  # each version's client has its own errors, and the reason does not matter
+        return False
+    return True
+
+
+def _read_config(source: _Source) -> Any:
     from transformers import AutoConfig
 
-    if local:
+    if source.is_folder:
         try:
-            json.loads((Path(name) / "config.json").read_text(encoding="utf-8"))
+            json.loads((Path(source.name) / "config.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise InputError(f"config.json of {name!r} cannot be read: {_first_line(error)}.") from error
-    with _one_line(name, "configuration", local):
-        return AutoConfig.from_pretrained(name, local_files_only=local, trust_remote_code=False)
+            raise InputError(f"config.json of {source.name!r} cannot be read: {_first_line(error)}.") from error
+    with _one_line(source, "configuration"):
+        return AutoConfig.from_pretrained(source.name, **source.options)
 
 
 def _check_takes_pictures(name: str, config: Any) -> None:
@@ -115,63 +144,63 @@ def _check_takes_pictures(name: str, config: Any) -> None:
         )
 
 
-def _read_processor(name: str, local: bool, config: Any) -> Any:
+def _read_processor(source: _Source, config: Any) -> Any:
     from transformers import AutoProcessor
 
     from .without_torchvision import lacks_video_part, read_picture_processor
 
-    options = {"local_files_only": local, "trust_remote_code": False}
-    with _one_line(name, "processor", local):
+    with _one_line(source, "processor"):
         if lacks_video_part(config):
-            processor = read_picture_processor(name, config, **options)
+            processor = read_picture_processor(source.name, config, **source.options)
         else:
-            processor = AutoProcessor.from_pretrained(name, **options)
+            processor = AutoProcessor.from_pretrained(source.name, **source.options)
     for part in ("image_processor", "tokenizer"):
         if getattr(processor, part, None) is None:
-            raise InputError(f"{name!r} has no {part.replace('_', ' ')} beside its weights; copy its processor files.")
+            what = part.replace("_", " ")
+            raise InputError(f"{source.name!r} has no {what} beside its weights; copy its processor files.")
     return processor
 
 
-def _read_model(name: str, local: bool, config: Any, dtype: Any) -> Any:
+def _read_model(source: _Source, config: Any, dtype: Any) -> Any:
     from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText
 
-    with _one_line(name, "weights", local):
+    with _one_line(source, "weights"):
         try:
             model, info = AutoModelForImageTextToText.from_pretrained(
-                name,
+                source.name,
                 config=config,
                 dtype=dtype,
-                local_files_only=local,
-                trust_remote_code=False,
+                **source.options,
                 use_safetensors=True,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
         except SafetensorError as error:
             raise InputError(
-                f"the weights of {name!r} are damaged or cut short ({_first_line(error)}); copy them again."
+                f"the weights of {source.name!r} are damaged or cut short ({_first_line(error)}); copy them again."
             ) from error
     for key, what in (("missing_keys", "are missing"), ("mismatched_keys", "have another shape than config.json says")):
         wrong = sorted(str(k[0]) if isinstance(k, tuple) else str(k) for k in info[key])
         if wrong:  # transformers would fill them with random numbers
-            raise InputError(f"{len(wrong)} tensors of {name!r} {what}, e.g. {wrong[0]}.")
+            raise InputError(f"{len(wrong)} tensors of {source.name!r} {what}, e.g. {wrong[0]}.")
     return model
 
 
 @contextlib.contextmanager
-def _one_line(name: str, what: str, local: bool) -> Iterator[None]:
+def _one_line(source: _Source, what: str) -> Iterator[None]:
     """Turn the many errors of loading into one InputError that names the folder and the part."""
     try:
         yield
     except InputError:
         raise
     except Exception as error:  # readers of configs, tokenizers and tensors raise many kinds
-        if local:
-            raise InputError(f"the {what} of {name!r} cannot be loaded: {_first_line(error)}.") from error
-        raise InputError(
-            f"the {what} of {name!r} is not in the local cache and cannot be fetched: {_first_line(error)}."
-        ) from error
+        part = f"the {what} of {source.name!r}"
+        if source.is_folder:
+            raise InputError(f"{part} cannot be loaded: {_first_line(error)}.") from error
+        if source.offline:
+            raise InputError(f"{part} is not in the local cache, and the hub cannot be reached.") from error
+        raise InputError(f"{part} is not in the local cache and cannot be fetched: {_first_line(error)}.") from error
 
 
 @contextlib.contextmanager

@@ -110,6 +110,55 @@ def test_inner_model(model: Any) -> None:
     assert traces(model) == clean
 
 
+class EightBits(nn.Module):
+    """A linear layer that keeps 8-bit integers and a scale, and no weight of its own: a stand-in for quantisation."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        scale = linear.weight.detach().abs().amax(dim=1, keepdim=True) / 127
+        self.register_buffer("scale", scale)
+        self.register_buffer("integers", (linear.weight.detach() / scale).round().to(torch.int8))
+        self.bias = linear.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(x, self.integers.to(x.dtype) * self.scale.to(x.dtype), self.bias)
+
+
+def test_quantised_weights(model: Any) -> None:
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Linear):
+            model.set_submodule(name, EightBits(module))
+    inputs = tiny_inputs((1, 2), padding="left")
+    plain = model(**inputs).logits
+    kept = kept_by_norm(model, inputs, KEEP, 2)
+    expected = [o.greedy(STEPS) for o in oracles(model, inputs, kept, 2, "compact")]
+    with tessella.reduce(model, Norm(2), keep=KEEP):
+        assert generate(model, inputs) == expected
+    for method in ("hiprune", "visionzip", "fastv", "feather"):  # encoder, connector, attention rows, projections
+        with tessella.reduce(model, method, keep=1.0) as run:
+            assert torch.equal(model(**inputs).logits, plain)
+        with tessella.reduce(model, method, keep=8) as run:
+            model(**inputs)
+        assert run.report.tokens_kept == 8 * 3
+
+
+def test_tensor_parallel(model: Any) -> None:
+    model._tp_size = 2  # as `from_pretrained` leaves it, which needs two processes
+    with pytest.raises(
+        UnsupportedError, match="tensor-parallel over 2 processes: each sees some of the attention heads"
+    ):
+        tessella.reduce(model, Norm(2), keep=KEEP)
+
+
+def test_apply_twice(model: Any) -> None:
+    tessella.apply(model, "fastv", keep=KEEP)
+    with pytest.raises(UnsupportedError, match=rf"^'fastv:{KEEP}' is applied to this model already; end it: "):
+        tessella.apply(model, "hiprune", keep=KEEP)
+    assert str(tessella.current_run(model).pipeline) == f"fastv:{KEEP}"
+    tessella.remove(model)
+    assert tessella.current_run(model) is None
+
+
 def test_apply_and_remove(model: Any) -> None:
     inputs = tiny_inputs()
     before = model(**inputs).logits

@@ -167,9 +167,11 @@ def ask(
     """
     from ..engine.apply import reduce
     from ..engine.restoring import seen_at
+    from ..models.adapter import find_adapter
 
     pictures = (images,) if isinstance(images, Image.Image) else tuple(images)
     check_request(question, pipeline, keep, scope, newlines, thumbnails, max_new_tokens)
+    find_adapter(model)
     check_room(model, processor, question, max_new_tokens)
     if pipeline is None:
         pipeline = FULL if keep is None else default_method(model)

@@ -28,7 +28,15 @@ def method_rows(
     baseline: bool | None = None,
     model: Any = None,
 ) -> list[dict[str, Any]]:
-    """One row per registered method that passes the filters; with a model also whether it can carry the method."""
+    """One row per registered method that passes the filters; with a model also whether it can carry the method.
+
+    Raises UnsupportedError for a model of an unknown family.
+    """
+    if model is not None:
+        from ..engine.apply import can_apply
+        from ..models.adapter import find_adapter
+
+        find_adapter(model)
     out = []
     for name, cls in methods(stage=stage, needs=needs, training_free=training_free, baseline=baseline).items():
         card = cls.card
@@ -46,8 +54,6 @@ def method_rows(
             "paper": card.paper,
         }
         if model is not None:
-            from ..engine.apply import can_apply
-
             verdict = can_apply(model, card.example or name)
             row |= {"can_apply": verdict.ok, "reason": verdict.reason, "nearest": verdict.nearest}
         out.append(row)

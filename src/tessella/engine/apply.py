@@ -48,8 +48,16 @@ def apply(
     newlines: Fate | None = None,
     thumbnails: Fate | None = None,
 ) -> M:
-    """Like `reduce`, lasting until `remove(model)`. Returns the model."""
-    reduce(model, pipeline, keep, scope, positions, newlines, thumbnails).__enter__()
+    """Like `reduce`, lasting until `remove(model)`. Returns the model.
+
+    Raises UnsupportedError too where a run is active on the model.
+    """
+    run, standing = reduce(model, pipeline, keep, scope, positions, newlines, thumbnails), active_run(model)
+    if standing is not None:
+        raise UnsupportedError(
+            f"'{standing.pipeline}' is applied to this model already; end it: tessella.remove(model)."
+        )
+    run.__enter__()
     return model
 
 

@@ -57,6 +57,7 @@ class Run:
         self.model = model
         self.pipeline = pipeline
         self._adapter = find_adapter(model)
+        check_one_process(model)
         self._plan: Plan = make_plan(self._adapter, pipeline, positions, roles)
         self._wiring = Wiring(model, self._adapter, self._plan, next(_numbers))
 
@@ -240,6 +241,16 @@ class Run:
         if self._wiring.prompt is None:
             raise UnsupportedError("no prompt with pictures has been read under this run yet.")
         return self._wiring.prompt
+
+
+def check_one_process(model: nn.Module) -> None:
+    """Raise UnsupportedError for a model whose attention heads are spread over processes."""
+    count = max((getattr(m, "_tp_size", None) or 1 for m in model.modules()), default=1)
+    if count > 1:
+        raise UnsupportedError(
+            f"this model is tensor-parallel over {count} processes: each sees some of the attention heads and would "
+            "choose other tokens. Load it in one process; device_map may spread it over devices."
+        )
 
 
 def active_run(model: nn.Module) -> Run | None:
