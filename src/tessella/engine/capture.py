@@ -32,11 +32,12 @@ class Recorder:
     keys: list[Tensor] = field(default_factory=list)
     masks: list[Tensor | None] = field(default_factory=list)
     scaling: float = 1.0
+    softcap: float | None = None
     answer_zeros: bool = False
 
     def taken(self) -> Recorder:
         """A recorder that holds what this one has recorded so far."""
-        return Recorder(list(self.queries), list(self.keys), list(self.masks), self.scaling)
+        return Recorder(list(self.queries), list(self.keys), list(self.masks), self.scaling, self.softcap)
 
     def clear(self) -> None:
         self.queries.clear()
@@ -117,6 +118,7 @@ def _wrap(original: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
                 recorder.keys.append(part[1])
                 recorder.masks.append(attention_mask)
             recorder.scaling = scaling if scaling is not None else query.shape[-1] ** -0.5
+            recorder.softcap = None if original == "sdpa" else kwargs.get("softcap")  # SDPA knows of none
         if probes:
             shape = (query.shape[0], query.shape[2], query.shape[1], value.shape[-1])
             return torch.zeros(shape, dtype=query.dtype, device=query.device), None

@@ -6,14 +6,22 @@ import copy
 import inspect
 from collections.abc import Callable
 from types import MethodType
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def idle(*args: Any, **kwargs: Any) -> None:
     """What a hook becomes in a copy of the model: nothing."""
+
+
+def untraced(function: F) -> F:
+    """A function that `torch.compile` calls as it is: a run's decisions belong to no compiled graph."""
+    return torch.compiler.disable(function)  # type: ignore[no-any-return]
 
 
 class Hook:
@@ -22,6 +30,7 @@ class Hook:
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
 
+    @untraced
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._function(*args, **kwargs)
 
@@ -76,9 +85,14 @@ class Hooks:
         """Call `function(module, args, kwargs, output)` behind a module; with `always` after an exception too."""
         self._handles.append(module.register_forward_hook(Hook(function), with_kwargs=True, always_call=always))
 
-    def override(self, module: nn.Module, name: str, original: Any, function: Callable[..., Any]) -> None:
-        """Call `function(original, *args)` wherever `module.name(*args)` is called."""
-        self._handles.append(Override(module, name, original, function))
+    def override(
+        self, module: nn.Module, name: str, original: Any, function: Callable[..., Any], traced: bool = False
+    ) -> None:
+        """Call `function(original, *args)` wherever `module.name(*args)` is called.
+
+        `traced` leaves what it calls to `torch.compile`.
+        """
+        self._handles.append(Override(module, name, original, function if traced else untraced(function)))
 
     def remove(self) -> None:
         for handle in reversed(self._handles):

@@ -162,8 +162,8 @@ class EngineView(View):
         picked = query.gather(2, where.clamp(min=0)[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3]))
         allowed = self._allowed(where, mask, key.shape[2])
         if softmax == "visual":
-            return self._visual_rows(picked, key, recorder.scaling, where)
-        rows = attention.attention_rows(picked, key, recorder.scaling, allowed)
+            return self._visual_rows(picked, key, recorder, where)
+        rows = attention.attention_rows(picked, key, recorder.scaling, allowed, recorder.softcap)
         columns = self._places[:, None, None, :].expand(-1, rows.shape[1], rows.shape[2], -1)
         out = rows[self._rows].gather(3, columns)
         return out * self.mask[:, None, None, :] * (where >= 0)[self._rows][:, None, :, None]
@@ -306,10 +306,15 @@ class EngineView(View):
         return (allowed if valid is None else allowed & valid[:, None, :])[:, None]
 
     def _visual_rows(
-        self, query: Float[Tensor, "R H Q D"], key: Float[Tensor, "R G S D"], scaling: float, where: Int[Tensor, "R Q"]
+        self,
+        query: Float[Tensor, "R H Q D"],
+        key: Float[Tensor, "R G S D"],
+        recorder: Recorder,
+        where: Int[Tensor, "R Q"],
     ) -> Float[Tensor, "B H Q V"]:
         picked = key[self._rows].gather(2, self._places[:, None, :, None].expand(-1, key.shape[1], -1, key.shape[3]))
-        rows = attention.attention_rows(query[self._rows], picked, scaling, self.mask[:, None, None, :])
+        mask = self.mask[:, None, None, :]
+        rows = attention.attention_rows(query[self._rows], picked, recorder.scaling, mask, recorder.softcap)
         return rows * (where >= 0)[self._rows][:, None, :, None]
 
     def _undeclared(self, what: str) -> MethodError:

@@ -70,7 +70,7 @@ class Wiring:
         top = _top_of(self._model, adapter.entry)
         if top is not None:
             hooks.before(top, self._before_top)
-            hooks.override(top, "generate", top.generate, self._generate)
+            hooks.override(top, "generate", top.generate, self._generate, traced=True)
             hooks.override(top, "_expand_multimodal_outputs", top._expand_multimodal_outputs, self._repeat_encoded)
             hooks.override(top, "_loss_function", top.loss_function, self._loss)
         for name, modality in adapter.modalities.items():

@@ -15,10 +15,12 @@ def attention_rows(
     key: Float[Tensor, "B G N D"],
     scale: float,
     mask: Bool[Tensor, "#B #H #Q #N"] | None = None,
+    softcap: float | None = None,
 ) -> Float[Tensor, "B H Q N"]:
     """Softmax of `scale * query . key` over the keys that `mask` allows (True = attend); H is a multiple of G.
 
-    Head h of the queries reads head h // (H / G) of the keys. A row that may attend to nothing is all zeros.
+    Head h of the queries reads head h // (H / G) of the keys. A row that may attend to nothing is all zeros. With
+    `softcap` c a logit x becomes c tanh(x / c).
 
     >>> attention_rows(torch.zeros(1, 4, 1, 8), torch.zeros(1, 2, 5, 8), 8**-0.5)[0, 0]
     tensor([[0.2000, 0.2000, 0.2000, 0.2000, 0.2000]])
@@ -27,6 +29,8 @@ def attention_rows(
     groups, keys = key.shape[1], key.shape[2]
     folded = (query.float() * scale).reshape(batch, groups, heads // groups * queries, width)
     logits = (folded @ key.float().transpose(2, 3)).reshape(batch, heads, queries, keys)
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
     if mask is None:
         return logits.softmax(dim=3)
     weights = logits.masked_fill(~mask, torch.finfo(torch.float32).min).softmax(dim=3)
