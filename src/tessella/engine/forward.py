@@ -64,7 +64,7 @@ class Reading:
         self._state: dict[str, dict[str, Any]] = {}
         self._position_ids: list[Tensor] = []
         self._masks: dict[tuple[int, int], Tensor | None] = {}
-        self._rotary: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self._rotary: dict[tuple[int, str | None, bool], tuple[Tensor, Tensor]] = {}
         self._first: dict[str, Layout] = {}  # by method, in front of its first cut
         self._looked_back = frozenset(n for s in steps for n in s.captures.decoder_inputs)
         self._layer_inputs: dict[int, Tensor] = {}  # of layers that ran since the last cut
@@ -156,8 +156,9 @@ class Reading:
         if mask is not None and mask.ndim == 4:
             closed = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
             mask = closed.any(dim=2).any(dim=1)
-        if mask is not None and bool(mask.all()):  # as transformers does, so that no mask is built where none is needed
-            mask = None
+        if mask is not None:  # as transformers does, so that no mask is built where none is needed
+            known = self.sources.is_unpadded
+            mask = None if (bool(mask.all()) if known is None else known) else mask
         batch, length = hidden.shape[:2]
         self.prompt.segments.append(whole_prompt(self._layout, batch, length, hidden.device, mask))
         self.sources.embeddings = hidden
@@ -182,7 +183,7 @@ class Reading:
         everything = counts.asked and counts.is_everything
         bystanders = Bystanders.of(segment.layout, self._roles.fates(step.method.card), everything)
         if everything:
-            keep = units.index.to(hidden.device) >= 0
+            keep = units.index.to(hidden.device, non_blocking=True) >= 0
             return Decision(
                 layer, units, Reduction(keep, counts.num_keep), counts.num_keep, positions, None, bystanders
             )
@@ -214,7 +215,7 @@ class Reading:
             hidden=hidden,
             layer=layer,
             layer_inputs=self._layer_inputs,
-            rotary=self._rotary_for(hidden, kwargs),
+            rotary=self._rotary_for(layer, hidden, kwargs),
             state=self._state.setdefault(step.method.id, {}),
             stopwatch=self._stopwatch,
         )
@@ -253,16 +254,19 @@ class Reading:
             # flash attention takes positions with gaps for packed prompts, and needs none: cos and sin are given
             out["position_ids"] = None if "flash" in self._implementation else self._position_ids[-1]
         if kwargs.get("position_embeddings") is not None:
-            out["position_embeddings"] = self._rotary_for(hidden, kwargs)(layer)
+            out["position_embeddings"] = self._rotary_for(layer, hidden, kwargs)(layer)
         return out
 
-    def _rotary_for(self, hidden: Tensor, kwargs: Kwargs) -> Callable[[int], tuple[Tensor, Tensor]]:
-        received = kwargs.get("position_embeddings")
-        key = (len(self.prompt.segments), id(received))
+    def _rotary_for(self, layer: int, hidden: Tensor, kwargs: Kwargs) -> Callable[[int], tuple[Tensor, Tensor]]:
+        """cos and sin for any layer, from what `layer` was given: layers of another kind have other tables."""
+        received, number = kwargs.get("position_embeddings"), len(self.prompt.segments)
+        here = self._adapter.rotary_kind(layer)
 
         def rotary(which: int) -> tuple[Tensor, Tensor]:
+            kind = self._adapter.rotary_kind(which)
+            key = (number, kind, received is None)
             if key not in self._rotary:
-                self._rotary[key] = self._make_rotary(which, hidden, received)
+                self._rotary[key] = self._make_rotary(which, hidden, received if kind == here else None)
             return self._rotary[key]
 
         return rotary

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ..core.budget import on_device
 from ..core.cards import Positions
 from ..core.layout import Layout, Units
 from ..core.reduction import Reduction
@@ -82,7 +83,7 @@ def whole_prompt(layout: Layout, batch: int, length: int, device: torch.device, 
     """The segment in front of every cut: the prompt as it came. `mask [B, S]` is the prompt's own padding mask."""
     places = torch.arange(length, device=device).expand(batch, length)
     valid = None if mask is None else mask[:, :length].to(device=device, dtype=torch.bool)
-    visual, zeros = layout.slot.to(device), (0,) * batch
+    visual, zeros = layout.slot.to(device, non_blocking=True), (0,) * batch
     origin = torch.where(visual >= 0, torch.arange(visual.shape[1], device=device), -1)
     counts = layout.num_tokens
     return Segment(0, places, places, "original", None, valid, None, visual, origin, counts, zeros, lambda: layout)
@@ -106,8 +107,8 @@ def make_cut(
     device = segment.places.device
     batch, length = segment.places.shape
     num_visual = segment.visual.shape[1]
-    rows = torch.tensor(units.source_row, device=device)
-    index = units.index.to(device)
+    rows = on_device(units.source_row, device)
+    index = units.index.to(device, non_blocking=True)
     real = index >= 0
 
     keep_visual = torch.zeros(batch, num_visual + 1, dtype=torch.bool, device=device)
@@ -140,7 +141,7 @@ def make_cut(
     shift = segment.shift
     if positions == "compact":
         dropped = [n - k for n, k in zip(segment.num_visual, kept_of_row, strict=True)]
-        moved = torch.tensor(dropped, device=device)
+        moved = on_device(dropped, device)
         shift = moved if shift is None else shift + moved
     visual, kept = _kept_visual(segment, keep_visual, home, gather, kept_of_row, padded)
     after = Segment(
@@ -176,7 +177,7 @@ def positions_after(
     if segment.padded is not None:
         here = here - segment.padded.sum(dim=1, keepdim=True)
     if padding_before is not None and any(padding_before):
-        here = here + torch.tensor(padding_before, device=index.device)[:, None]
+        here = here + on_device(padding_before, index.device)[:, None]
     dropped_before = index - here
     moved = taken - dropped_before
     return moved if segment.padded is None else torch.where(segment.padded, 0, moved)
@@ -228,7 +229,7 @@ def _kept_visual(
     batch, width = gather.shape
     most = max(kept_of_row, default=0)
     kept = torch.sort((~keep_visual).to(torch.int8), dim=1, stable=True).indices[:, :most]
-    count = torch.tensor(kept_of_row, device=gather.device)
+    count = on_device(kept_of_row, gather.device)
     real = torch.arange(most, device=gather.device) < count[:, None]
     new_place = torch.full((batch, segment.length), -1, dtype=torch.long, device=gather.device)
     here = torch.arange(width, device=gather.device).expand(batch, width)

@@ -22,12 +22,16 @@ from .encoder import Encoding, Picture
 
 @dataclass
 class Sources:
-    """`pictures` are those of the prompts, in the order of their tokens; `embeddings [B, S, C]` those of layer 0."""
+    """`pictures` are those of the prompts, in the order of their tokens; `embeddings [B, S, C]` those of layer 0.
+
+    `is_unpadded`: whether the prompts' mask hides nothing, where that is known.
+    """
 
     inputs: dict[str, Any] = field(default_factory=dict)
     pictures: list[Picture] = field(default_factory=list)
     decoder: dict[int, Recorder] = field(default_factory=dict)
     embeddings: Tensor | None = None
+    is_unpadded: bool | None = None
 
     def attach(self, encoding: Encoding) -> None:
         """Say that the pictures of a modality are those just encoded, in order."""
@@ -63,9 +67,9 @@ class Sources:
         where, shares = join(
             [p.footprint.as_inputs() for p in self.pictures], [self._start(p, "input_starts") for p in self.pictures]
         )
-        chosen = tokens.reshape(-1).cpu()
-        shares = None if shares is None else shares[chosen].to(rows.device, non_blocking=True)
-        out = adapter.token_features(rows, where[chosen].to(rows.device, non_blocking=True), shares)
+        chosen = tokens.reshape(-1).to(rows.device)
+        weights = None if shares is None else shares.to(rows.device, non_blocking=True)[chosen]
+        out = adapter.token_features(rows, where.to(rows.device, non_blocking=True)[chosen], weights)
         return out.unflatten(0, tokens.shape)
 
     def item(self, part: int, block: int) -> int:

@@ -50,8 +50,8 @@ class EngineView(View):
         self._adapter, self._sources, self._segment, self._history = adapter, sources, segment, history
         self._units, self._hidden, self._layer, self._rotary, self._stopwatch = units, hidden, layer, rotary, stopwatch
         self._layer_inputs = layer_inputs
-        self._rows = torch.tensor(units.source_row, device=hidden.device)
-        self._index = units.index.to(hidden.device)
+        self._rows = on_device(units.source_row, hidden.device)
+        self._index = units.index.to(hidden.device, non_blocking=True)
         mask = self._index >= 0
         self._places = segment.visual[self._rows[:, None], self._index.clamp(min=0)].clamp(min=0)
         embeddings = hidden[self._rows[:, None], self._places]
@@ -96,7 +96,7 @@ class EngineView(View):
         out = self._per_token(read)
         if not self._adapter.packs_pictures:
             return out
-        return out / self._sources.grid_sizes[self._token_numbers().cpu()].to(out.device)
+        return out / self._sources.grid_sizes.to(out.device, non_blocking=True)[self._token_numbers()]
 
     def encoder_keys(self, layer: int) -> Float[Tensor, "B H V D"]:
         def read(encoding: Encoding) -> Tensor:
@@ -214,7 +214,7 @@ class EngineView(View):
             group = int(layout.tile[u, 0]) * 1_000_003 + int(layout.frame[u, 0])
             image = int(layout.image[u, 0])
             out[u, :count] = torch.as_tensor(draws.philox_uniforms(seed, sample, image, group, count))
-        return out.to(self.device)
+        return out.to(self.device, non_blocking=True)
 
     @contextmanager
     def clock(self, part: str) -> Iterator[None]:

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import UnsupportedError
-from ..core.layout import Layout
 from ..models.adapter import Adapter
-from ..models.placing import place
+from ..models.placing import Placed, place
 from .cache import Ledger, cache_in, check_cache, ledger_of
 from .capture import Recorder, Switch, attach, detach
 from .decision import Prompt
@@ -220,15 +219,15 @@ class Wiring:
         elif has_visual:
             check_cache(cache)
             assert placed is not None
-            self._begin_reading(inputs, placed.layout, in_order(pictures, placed))
+            self._begin_reading(inputs, placed, in_order(pictures, placed))
         return None if changed is None else ((), changed)
 
-    def _begin_reading(self, inputs: dict[str, Any], layout: Layout, pictures: list[Picture]) -> None:
+    def _begin_reading(self, inputs: dict[str, Any], placed: Placed, pictures: list[Picture]) -> None:
         check_trainable(self._adapter)
         replay = self.prompt if self._continues(inputs, pictures) else None
         self._new_prompt = False
-        self._sources = Sources(inputs, pictures, self._cleared_recorders())
-        plan = self._plan
+        self._sources = Sources(inputs, pictures, self._cleared_recorders(), is_unpadded=placed.is_unpadded)
+        plan, layout = self._plan, placed.layout
         steps = [] if replay else plan.steps(self._adapter, layout)
         self._state = Reading(
             self._adapter, steps, layout, self._sources, plan.positions, plan.roles, self.stopwatch, replay

@@ -18,10 +18,14 @@ from .footprint import Footprint
 
 @dataclass(frozen=True)
 class Placed:
-    """A layout and, in the order of its tokens, the footprint behind each part: (modality, number in the modality)."""
+    """A layout and, in the order of its tokens, the footprint behind each part: (modality, number in the modality).
+
+    `is_unpadded`: whether the prompts' mask hides nothing; None where there is no such mask.
+    """
 
     layout: Layout
     parts: tuple[tuple[str, int], ...]
+    is_unpadded: bool | None
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,11 @@ def place(adapter: Adapter, inputs: Mapping[str, Any], given: Mapping[str, Seque
     found = [adapter.slots(m, inputs) for m in names]
     if any(f is None for f in found) or not found:
         return None
-    where = torch.stack(found).cpu()  # type: ignore[arg-type]  # the one read-back of a prompt
+    mask = inputs.get("attention_mask")
+    whole = isinstance(mask, Tensor) and mask.shape == found[0].shape  # type: ignore[union-attr]
+    where = torch.stack([*found, mask.bool()] if whole else found).cpu()  # type: ignore  # the one read-back of a prompt
+    is_unpadded = bool(where[-1].all()) if whole else None
+    where = where[: len(names)]
     tokens: Tensor = inputs["input_ids"] if inputs.get("input_ids") is not None else inputs["inputs_embeds"]
     slots, blocks, parts = [], [], []
     used = dict.fromkeys(names, 0)
@@ -64,7 +72,7 @@ def place(adapter: Adapter, inputs: Mapping[str, Any], given: Mapping[str, Seque
             raise LayoutError(
                 f"{len(given[name])} {_plural(name)} were given but the prompts hold placeholders for {used[name]}."
             )
-    return Placed(Layout.build(slots, blocks), tuple(parts))
+    return Placed(Layout.build(slots, blocks), tuple(parts), is_unpadded)
 
 
 def _take(
