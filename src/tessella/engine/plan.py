@@ -12,7 +12,7 @@ from ..core.budget import Budget, Counts, Scope, decision_unit, divide, resolve_
 from ..core.cards import NEEDS, Positions
 from ..core.contracts import Method, Rewriter, Step
 from ..core.errors import BudgetError, TessellaError, UnsupportedError
-from ..core.layout import Layout, Units
+from ..core.layout import Layout, Unit, Units
 from ..core.pipeline import Part, Pipeline, as_pipeline
 from ..core.registry import methods
 from ..core.roles import BY_CARD, RolePolicy
@@ -204,7 +204,13 @@ def counts_of(
 
 def _names(units: Units) -> list[tuple[int, ...]]:
     """What tells each group from the others, before and after a cut."""
-    parts = {"prompt": (), "image": ("image",), "tile": ("image", "tile"), "frame": ("image", "frame")}[units.unit]
+    columns: dict[Unit, tuple[str, ...]] = {
+        "prompt": (),
+        "image": ("image",),
+        "tile": ("image", "frame", "tile"),
+        "frame": ("image", "frame"),
+    }
+    parts = columns[units.unit]
     return list(zip(units.source_row, *(getattr(units.layout, p)[:, 0].tolist() for p in parts), strict=True))
 
 

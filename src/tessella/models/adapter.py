@@ -175,6 +175,10 @@ class Adapter(ABC):
         """cos and sin of positions for a decoder layer, by the model's own module."""
         return self.language_model.rotary_emb(hidden, position_ids)
 
+    def rotary_kind(self, layer: int) -> str | None:
+        """What tells layers whose `rotary` differs; by default they all have the same."""
+        return None
+
     def mask_rule(self, layer: int) -> MaskRule | None:
         """Which keys a query may see beyond causality, by original position; None if all earlier ones.
 

@@ -41,5 +41,7 @@ class Gemma3Adapter(LlavaLike):
         return (connector.mm_soft_emb_norm(features) @ connector.mm_input_projection_weight).type_as(features)
 
     def rotary(self, hidden: Tensor, position_ids: Int[Tensor, "B S"], layer: int) -> tuple[Tensor, Tensor]:
-        kind = self.language_model.config.layer_types[layer]
-        return self.language_model.rotary_emb(hidden, position_ids, kind)
+        return self.language_model.rotary_emb(hidden, position_ids, self.rotary_kind(layer))
+
+    def rotary_kind(self, layer: int) -> str:
+        return str(self.language_model.config.layer_types[layer])
