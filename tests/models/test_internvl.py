@@ -8,6 +8,7 @@ from library_packing import entries_of
 from spying import seen_by
 from torch import Tensor, nn
 
+import tessella
 from tessella.core.errors import LayoutError, UnsupportedError
 from tessella.core.layout import PATCH, THUMBNAIL
 from tessella.models.adapter import find_adapter
@@ -22,9 +23,21 @@ def test_info_and_capabilities() -> None:
     adapter = find_adapter(FAMILY.model(num_layers=3))
     info = adapter.info
     assert (info.family, info.num_layers, info.num_encoder_layers, info.feature_layer) == ("internvl", 3, 4, 3)
-    assert info.has_class_token
+    assert (info.has_class_token, info.merge) == (True, 2)
     assert {"class_token", "grid", "pixels"} <= adapter.capabilities
-    assert "sizes" not in adapter.capabilities
+    assert not {"class_features", "sizes"} & adapter.capabilities
+
+
+def test_a_class_token_does_not_fit_the_connector() -> None:
+    """Its features are a quarter as wide as what a token's four patches are side by side."""
+    model = FAMILY.model()
+    assert tessella.can_apply(model, "fastervlm")
+    verdict = tessella.can_apply(model, "visionzip")
+    assert not verdict
+    assert verdict.reason == (
+        "visionzip needs a class token whose features the connector can take; this internvl model has none."
+    )
+    assert tessella.can_apply(tiny_family("llava_next").model(), "visionzip")
 
 
 @pytest.mark.parametrize(("setting", "layer"), [(-1, 3), (-2, 2), (1, 0)])

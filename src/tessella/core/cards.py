@@ -21,6 +21,7 @@ Count = Literal["exact", "at_most", "adaptive"]
 NEEDS = {
     "features": "encoder features before the connector",
     "class_token": "a class token in the vision encoder, its attention row or its features",
+    "class_features": "a class token whose features the connector can take",
     "attention_received": "attention that each patch receives in an encoder layer",
     "encoder_keys": "key vectors of an encoder layer",
     "grid": "the whole grid of each image",

@@ -6,6 +6,7 @@ Each tile is encoded by itself, and so is each frame of a clip: the prompt shows
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from jaxtyping import Float, Int
@@ -25,6 +26,11 @@ class InternVLAdapter(LlavaLike):
 
     model_types = ("internvl",)
     entry_types = (InternVLModel,)
+
+    def __init__(self, entry: Any) -> None:
+        super().__init__(entry)
+        self.info = replace(self.info, merge=round(1 / entry.config.downsample_ratio))
+        self.capabilities -= {"class_features"}  # one class token is no four patches side by side
 
     def tower_layers(self, tower: nn.Module) -> nn.ModuleList:
         if not isinstance(tower, InternVLVisionModel):
@@ -47,7 +53,7 @@ class InternVLAdapter(LlavaLike):
         return [(self._tile(p.shape[-2] // height, p.shape[-1] // width),) for p in arguments["pixel_values"]]
 
     def footprints_of_features(self, modality: str, features: Sequence[Float[Tensor, "N C"]]) -> list[Footprint]:
-        sides = [square_side(len(f)) * self._merge for f in features]
+        sides = [square_side(len(f)) * self.info.merge for f in features]
         return [self._tile(side, side) for side in sides]
 
     def image_numbers(self, tokens: Tensor, slots: Int[Tensor, " V"], footprints: Sequence[Footprint]) -> list[int]:
@@ -61,9 +67,5 @@ class InternVLAdapter(LlavaLike):
 
     def _tile(self, rows: int, columns: int) -> Footprint:
         """The footprint of `rows` x `columns` patches."""
-        return one_grid(rows // self._merge, columns // self._merge, self._merge).by_token()
-
-    @property
-    def _merge(self) -> int:
-        """Patches along a side of a token."""
-        return round(1 / self.entry.config.downsample_ratio)
+        merge = self.info.merge
+        return one_grid(rows // merge, columns // merge, merge).by_token()

@@ -42,7 +42,7 @@ class VisionZip(Merger):
         paper="2412.04467",
         year=2024,
         stages=("connector",),
-        needs=("class_token", "encoder_keys", "features"),
+        needs=("class_token", "class_features", "encoder_keys", "features"),
         newlines="drop",
         nearest="hiprune",
     )
