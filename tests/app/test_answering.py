@@ -239,7 +239,7 @@ def test_the_sheet_has_a_panel_per_method_that_answered(siglip, picture, tmp_pat
 def test_prompts_without_a_chat_template():
     plain = SimpleNamespace(image_token="<img>")
     assert write_prompt(plain, " what? ", 1) == "USER: <img>\nwhat? ASSISTANT:"
-    assert write_prompt(plain, "what?", 2) == "USER: <img>\n<img>\nwhat? ASSISTANT:"
+    assert write_prompt(plain, "what?", 2) == "USER: Picture 1: <img>\nPicture 2: <img>\nwhat? ASSISTANT:"
 
 
 def test_the_begin_token_that_the_template_wrote_is_not_written_twice(picture):

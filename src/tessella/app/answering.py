@@ -197,11 +197,11 @@ def ask(
 
 def _shown(run: Run, processor: Any, given: Sequence[Image.Image]) -> tuple[Image.Image | tuple[Image.Image, ...], ...]:
     """What to draw of each image: the given picture where one grid shows all of it, else each grid's own."""
-    images = run.blocks[0]
-    if not run.is_rewritten and len(images) == len(given) and all(len(mine) == 1 for mine in images):
-        return tuple(seen_picture(processor, p) for p in given)
-    left = iter(run.pictures)
-    return tuple(tuple(next(left) for b in mine if b.columns) for mine in images)
+    images, left = run.blocks[0], iter(run.pictures)
+    own = [tuple(next(left) for b in mine if b.columns) for mine in images]
+    if run.is_rewritten or len(images) != len(given):
+        return tuple(own)
+    return tuple(seen_picture(processor, given[i]) if len(images[i]) == 1 else grids for i, grids in enumerate(own))
 
 
 def ask_many(
@@ -241,17 +241,17 @@ def compare(
     """One question with several methods: answers, tokens, times (each method warmed up once) and cache bytes.
 
     `methods` is a list, or a text with commas, of pipelines; `keep` and `scope` are given to those that have no budget
-    of their own and take one. A method that the model cannot carry becomes a row with the reason, unless it is the only
-    one.
+    of their own and take one, `newlines` and `thumbnails` to all that drop something. A method that the model cannot
+    carry becomes a row with the reason, unless it is the only one.
     """
     pipelines = read_methods(methods, keep, scope)
-    options: dict[str, Any] = {"newlines": newlines, "thumbnails": thumbnails}
     if include_full:
         pipelines = [as_pipeline(FULL), *(p for p in pipelines if str(p) != FULL)]
     alone = sum(str(p) != FULL for p in pipelines) <= 1
     rows: list[Row] = []
     full: str | None = None
     for pipeline in pipelines:
+        options: dict[str, Any] = {} if str(pipeline) == FULL else {"newlines": newlines, "thumbnails": thumbnails}
         try:
             ask(model, processor, image, question, pipeline, max_new_tokens=1, **options)  # pays for warming up
             answer = ask(model, processor, image, question, pipeline, max_new_tokens=max_new_tokens, **options)

@@ -54,7 +54,7 @@ def prepare(
     try:
         inputs = processor(
             text=texts,
-            images=flat or None,
+            images=[list(row) for row in pictures] if flat else None,
             padding=True,
             padding_side="left",
             add_special_tokens=not begun,
@@ -64,6 +64,7 @@ def prepare(
         sizes = ", ".join(f"{i.width} x {i.height}" for i in flat[:3])
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"the model's processor refuses the picture ({sizes}): {reason}") from error
+    inputs.pop("labels", None)  # PaliGemma's are those of an answer, which is still to come
     marker = getattr(model.config, "image_token_id", None)
     visual = 0 if marker is None else int((inputs["input_ids"] == marker).sum(dim=1).max())
     _check_length(model, inputs["input_ids"].shape[1], visual, max_new_tokens)
@@ -77,13 +78,17 @@ def write_prompt(processor: Any, question: str, num_images: int) -> str:
         message = [{"role": "user", "content": content}]
         return str(processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False))
     marker = getattr(processor, "image_token", "<image>")
-    return FALLBACK.format(images=f"{marker}\n" * num_images, question=question.strip())
+    if num_images == 1:
+        images = f"{marker}\n"
+    else:  # with text between them: some families take pictures that touch for one
+        images = "".join(f"Picture {n}: {marker}\n" for n in range(1, num_images + 1))
+    return FALLBACK.format(images=images, question=question.strip())
 
 
 def seen_picture(processor: Any, image: Image.Image) -> Image.Image:
     """The part of a picture that the encoder sees: all of it, or the middle where the processor crops."""
     settings = processor.image_processor
-    short, crop = _size(settings, "size").get("shortest_edge"), _size(settings, "crop_size")
+    short, crop = _short_side(settings), _size(settings, "crop_size")
     if not getattr(settings, "do_center_crop", False) or not short or "width" not in crop:
         return image
     scale = min(image.size) / short
@@ -111,12 +116,19 @@ def _check_length(model: Any, prompt: int, visual: int, new: int) -> None:
 
 def _check_proportions(processor: Any, image: Image.Image) -> None:
     """Refuse pictures so narrow that scaling their short side to the model's size needs a huge picture."""
-    short = _size(processor.image_processor, "size").get("shortest_edge")
+    short = _short_side(processor.image_processor)
     if short and short * short * max(image.size) / min(image.size) > MAX_PIXELS:
         raise InputError(
             f"a picture of {image.width} x {image.height} pixels is too narrow: with its short side at {short} it "
             f"would have more than {MAX_PIXELS // 1_000_000} million pixels. Crop it first."
         )
+
+
+def _short_side(settings: Any) -> int | None:
+    """The pixels to which an image processor scales the short side of pictures, if it does."""
+    if hasattr(settings, "merge_size"):  # such processors bound the pixels of the whole picture by the same name
+        return None
+    return _size(settings, "size").get("shortest_edge")
 
 
 def _size(settings: Any, name: str) -> dict[str, int]:

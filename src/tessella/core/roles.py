@@ -24,13 +24,11 @@ class RolePolicy:
     newlines: Fate | None = None
     thumbnails: Fate | None = None
 
-    def __post_init__(self) -> None:
-        for name, given, allowed in (
-            ("newlines", self.newlines, FATES),
-            ("thumbnails", self.thumbnails, THUMBNAIL_FATES),
-        ):
+    def __init__(self, newlines: str | None = None, thumbnails: str | None = None) -> None:
+        for name, given, allowed in (("newlines", newlines, FATES), ("thumbnails", thumbnails, THUMBNAIL_FATES)):
             if given is not None and given not in allowed:
                 raise MethodError(f"{name} must be one of {', '.join(allowed)}; got {given!r}.")
+            object.__setattr__(self, name, given)
 
     def fates(self, card: Card) -> dict[int, Fate]:
         """The fate of each role under a method's card."""
