@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 from jaxtyping import Float, Int
@@ -49,23 +51,23 @@ class InternVLAdapter(LlavaLike):
         return IMAGENET_STATISTICS
 
     def footprints(self, modality: str, arguments: Mapping[str, Any]) -> list[tuple[Footprint, ...]]:
-        height, width = self.entry.config.vision_config.patch_size
-        return [(self._tile(p.shape[-2] // height, p.shape[-1] // width),) for p in arguments["pixel_values"]]
+        tiles, patch = arguments["pixel_values"], self.entry.config.vision_config.patch_size
+        rows, columns = (side // p for side, p in zip(tiles.shape[-2:], patch, strict=True))
+        return [(tile_footprint(rows, columns, self.info.merge),)] * len(tiles)
 
     def footprints_of_features(self, modality: str, features: Sequence[Float[Tensor, "N C"]]) -> list[Footprint]:
-        sides = [square_side(len(f)) * self.info.merge for f in features]
-        return [self._tile(side, side) for side in sides]
+        merge = self.info.merge
+        sides = [square_side(len(f)) * merge for f in features]
+        return [tile_footprint(side, side, merge) for side in sides]
 
     def image_numbers(self, tokens: Tensor, slots: Int[Tensor, " V"], footprints: Sequence[Footprint]) -> list[int]:
         """Tiles whose placeholders stand in one run are one image."""
-        run = (slots.diff() > 1).long().cumsum(0).tolist()  # by placeholder, but the first
-        out, first = [], 0
-        for footprint in footprints:
-            out.append(run[first - 1] if first else 0)
-            first += footprint.num_tokens
-        return out
+        run = (slots.diff(prepend=slots[:1]) > 1).cumsum(0)
+        starts = [0, *accumulate(f.num_tokens for f in footprints)][:-1]
+        return run[starts].tolist()
 
-    def _tile(self, rows: int, columns: int) -> Footprint:
-        """The footprint of `rows` x `columns` patches."""
-        merge = self.info.merge
-        return one_grid(rows // merge, columns // merge, merge).by_token()
+
+@lru_cache(maxsize=64)
+def tile_footprint(rows: int, columns: int, merge: int) -> Footprint:
+    """A tile of `rows` x `columns` patches, `merge` x `merge` of them a token; the connector is given tokens."""
+    return one_grid(rows // merge, columns // merge, merge).by_token()
