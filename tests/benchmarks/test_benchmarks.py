@@ -275,3 +275,13 @@ def test_the_record_of_a_ledger_holds_its_summary_and_its_runs(
     assert "| uniform |" in page
     assert importlib.import_module("accuracy").main([str(tmp_path / "no.db"), "--out", str(out)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_overhead_takes_turns(scripts: None, tmp_path: Path) -> None:
+    record = run("overhead", tmp_path / "record.json", "--rounds", "3")
+    assert record["finished"]
+    assert [row["tokens"] for row in record["layouts"]] == [10_000, 10_000, 10_240, 9_888]
+    assert all(len(times) == 3 for row in record["layouts"] for times in row["ms"].values())
+    none = record["none"]["ms"]
+    shares = sorted((n - u) / u for n, u in zip(none["none"], none["untouched"], strict=True))
+    assert record["none"]["share"] == pytest.approx(shares[1])
