@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+import tessella
+from tessella.testing import FAMILY_CHECKS, FAMILY_METHOD_CHECKS
 from tessella.testing.families import TinyFamily
-from tessella.testing.family_contract import FAMILY_CHECKS, FAMILY_METHOD_CHECKS
 
 METHODS = ("random", "divprune", "fastv@2", "hiprune", "feather")
+OTHERS = tuple(m for m in tessella.methods() if m not in {name.partition("@")[0] for name in METHODS})
 
 
 @pytest.mark.parametrize("check", FAMILY_CHECKS)
@@ -18,4 +20,11 @@ def test_family(family: TinyFamily, check: str) -> None:
 @pytest.mark.parametrize("check", FAMILY_METHOD_CHECKS)
 @pytest.mark.parametrize("method", METHODS)
 def test_method_on_a_family(family: TinyFamily, method: str, check: str) -> None:
+    FAMILY_METHOD_CHECKS[check](family, method)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", FAMILY_METHOD_CHECKS)
+@pytest.mark.parametrize("method", OTHERS)
+def test_every_other_method_on_a_family(family: TinyFamily, method: str, check: str) -> None:
     FAMILY_METHOD_CHECKS[check](family, method)

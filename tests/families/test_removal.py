@@ -10,7 +10,6 @@ from family_oracle import FamilyOracle, visual_slots
 from torch import Tensor
 
 import tessella
-from tessella.core.errors import UnsupportedError
 from tessella.testing.families import TinyFamily
 from tessella.testing.family_cases import Row, Told, decode, inputs_of, prompts, some_of, tokens_of
 
@@ -87,14 +86,6 @@ def test_beams_are_those_of_the_short_input(family: TinyFamily, model: Any, plac
         with tessella.reduce(model, method, positions=positions):
             ours = tokens_of(model, inputs, 3, num_beams=3, num_return_sequences=3)
         assert ours == oracle.beams(3, width=3), positions
-
-
-def test_compact_is_refused_where_positions_have_several_axes(family: TinyFamily, model: Any) -> None:
-    if "compact" in policies(model):
-        assert not family.id.startswith(("qwen", "glm"))
-        return
-    with pytest.raises(UnsupportedError, match="multi-axis positions; use 'original'"):
-        tessella.reduce(model, "random", keep=0.5, positions="compact")
 
 
 @pytest.mark.parametrize("place", LAYERS)

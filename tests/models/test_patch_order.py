@@ -110,7 +110,7 @@ def test_downsample_leaves_clips_alone(model: Any) -> None:
     inputs = QWEN.inputs([[(72, 48)]], videos=[[(2, (40, 40))]])
     with (
         tessella.reduce(model, "downsample", keep=0.5),
-        pytest.raises(UnsupportedError, match="downsample changes pictures, but the prompts hold a video too"),
+        pytest.raises(UnsupportedError, match="downsample changes pictures, but the prompts hold a video"),
     ):
         model(**inputs)
 

@@ -224,18 +224,19 @@ def rewrite(
 ) -> tuple[dict[str, Any], Rewrite | None]:
     """Arguments as the rewriting methods `parts` want them, and how they came about; None if they stay as they are.
 
-    Raises UnsupportedError for pictures that are encoded already.
+    Raises UnsupportedError for pictures that are encoded already, and for clips, which would stay as they are.
     """
+    encoded = arguments.get("mm_encoder_outputs") or {}
+    for name, modality in adapter.modalities.items():
+        if name != "image" and (arguments.get(modality.pixels) is not None or encoded.get(name) is not None):
+            raise UnsupportedError(f"{parts[0].method.id} changes pictures, but the prompts hold a {name}.")
     if arguments.get("pixel_values") is None:
-        if (arguments.get("mm_encoder_outputs") or {}).get("image") is not None:
+        if encoded.get("image") is not None:
             raise UnsupportedError(
                 f"{parts[0].method.id} changes pictures before they are encoded, but the call was given "
                 "mm_encoder_outputs. Give pixel_values instead."
             )
         return arguments, None
-    clips = [n for n, m in adapter.modalities.items() if n != "image" and arguments.get(m.pixels) is not None]
-    if clips:
-        raise UnsupportedError(f"{parts[0].method.id} changes pictures, but the prompts hold a {clips[0]} too.")
     layout = layout_of(adapter, arguments)
     if layout is None or not sum(layout.num_tokens):
         return arguments, None

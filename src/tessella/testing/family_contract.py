@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..core.errors import LayoutError
 from ..engine.apply import reduce
-from . import family_counts, family_turns
+from . import family_counts, family_methods, family_turns
 from .families import TinyFamily
 from .family_cases import (
     PER_TOKEN,
@@ -154,6 +154,18 @@ def check_right_padding(family: TinyFamily) -> None:
             assert gap <= max(FACTOR * own, FLOOR), (
                 f"{family.id}, {name}: rows differ by {gap:.2g}; untouched {own:.2g}"
             )
+
+
+def check_eager_attention(family: TinyFamily) -> None:
+    """With eager attention, whose masks are added to the scores, a ragged batch decodes as with SDPA."""
+    inputs = inputs_of(family, *batches(family)["pictures"])
+    found = {}
+    for attention in ("sdpa", "eager"):
+        model = tiny_model(family, attention=attention)
+        with reduce(model, Above(2)):
+            found[attention] = decode(model, inputs, 3)
+    assert found["sdpa"][0].tolist() == found["eager"][0].tolist(), f"{family.id}: eager attention answers otherwise"
+    _close(found["eager"][1], found["sdpa"][1], f"{family.id}: logits of eager attention and SDPA")
 
 
 def check_long_prompt_then_short(family: TinyFamily) -> None:
@@ -306,6 +318,6 @@ def _checks_in(*modules: dict[str, Any]) -> dict[str, Check]:
 FAMILY_CHECKS: dict[str, Check] = _checks_in(globals(), vars(family_counts), vars(family_turns))
 FAMILY_METHOD_CHECKS = {
     name.removeprefix("method_"): torch.no_grad()(check)
-    for name, check in vars(family_counts).items()
+    for name, check in vars(family_methods).items()
     if name.startswith("method_")
 }
