@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -121,3 +123,39 @@ def test_groups_are_worked_out_once() -> None:
         [(1, 2, 2)],
         [(0, 1, 2)],
     ]
+
+
+MOSAIC = [  # a thumbnail, two tiles side by side whose lines end with a newline, and a newline behind it all
+    Block(0, 2, 2, role=THUMBNAIL),
+    Block(0, 2, 2, tile=1, top=0, left=0),
+    Block(0, 2, 1, tile=2, top=0, left=2, newlines=True),
+    Block(0, 1, 0, tile=2, newlines=True),
+]
+
+
+def test_mosaic_stands_row_by_row() -> None:
+    layout = Layout.build([range(5, 18)], [MOSAIC])
+    assert layout.tile.tolist() == [[0, 0, 0, 0, 1, 1, 2, 2, 1, 1, 2, 2, 2]]
+    assert layout.row.tolist() == [[0, 0, 1, 1, 0, 0, 0, 0, 1, 1, 1, 1, 0]]
+    assert layout.column.tolist() == [[0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0]]
+    assert layout.role.tolist() == [[2, 2, 2, 2, 0, 0, 0, 1, 0, 0, 0, 1, 1]]
+    assert layout.line.tolist() == [[-1, -1, -1, -1, 0, 0, 0, 0, 1, 1, 1, 1, -1]]
+    assert layout.has(NEWLINE)
+    assert not layout.has(3)
+
+
+def test_lines_count_through_a_prompt() -> None:
+    second = [replace(b, image=1) for b in MOSAIC[1:3]]
+    frames = [Block(2, 1, 2, frame=f, newlines=True) for f in range(2)]
+    layout = Layout.build([range(27)], [[*MOSAIC, *second, *frames]])
+    assert layout.line[0, 13:].tolist() == [2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 5, 5, 5]
+
+
+def test_split_without_a_role() -> None:
+    layout = Layout.build([range(13)], [MOSAIC])
+    units = layout.split("tile", frozenset({NEWLINE}))
+    assert units.num_tokens == (4, 4, 2)
+    assert units.index.tolist() == [[0, 1, 2, 3], [4, 5, 8, 9], [6, 10, -1, -1]]
+    assert units.layout.grids == ((2, 2), (2, 2), (2, 1))
+    assert layout.split("tile").num_tokens == (4, 4, 5)
+    assert layout.split("image", frozenset({NEWLINE, THUMBNAIL})).num_tokens == (6,)

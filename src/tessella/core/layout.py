@@ -227,40 +227,58 @@ def _lay(blocks: tuple[Block, ...]) -> Int[Tensor, "7 V"]:
     """The tokens of a prompt's blocks in their order, one row for each of `_COLUMNS`."""
     parts: list[Tensor] = []
     num_lines = 0
-    for _, group in groupby(blocks, lambda b: (b.image, b.top is not None)):
-        for mosaic in _mosaics(tuple(group)):
-            part, lines = _lay_mosaic(mosaic, num_lines)
-            parts.append(part)
-            num_lines += lines
+    for is_mosaic, run in _runs(blocks):
+        rows = max((b.top or 0) + b.rows for b in run) if is_mosaic else len(run) * run[0].rows
+        part = _lay_mosaic(run, rows) if is_mosaic else _lay_alike(run)
+        if any(b.newlines and b.columns for b in run):
+            part[-1] += num_lines
+            num_lines += rows
+        else:
+            part[-1] = -1
+        parts.append(part)
     return torch.cat(parts, dim=1) if parts else torch.empty(len(_COLUMNS), 0, dtype=torch.long)
 
 
-def _mosaics(blocks: tuple[Block, ...]) -> list[tuple[Block, ...]]:
-    """Blocks that stand in one mosaic together, others alone."""
-    return [(b,) for b in blocks] if blocks[0].top is None else [blocks]
+def _runs(blocks: tuple[Block, ...]) -> list[tuple[bool, list[Block]]]:
+    """Blocks that are laid together: those of a mosaic, or alike ones that follow each other."""
+
+    def key(b: Block) -> tuple[object, ...]:
+        return (b.image,) if b.top is not None else (b.rows, b.columns, b.role, b.newlines, None)
+
+    return [(run[0].top is not None, run) for run in (list(g) for _, g in groupby(blocks, key))]
 
 
-def _lay_mosaic(blocks: tuple[Block, ...], first_line: int) -> tuple[Int[Tensor, "7 V"], int]:
-    """The tokens of blocks of one mosaic in raster order, and how many lines with a newline they have."""
-    ends = any(b.newlines and b.columns for b in blocks)
-    parts, places = [], []
+def _lay_alike(blocks: Sequence[Block]) -> Int[Tensor, "7 V"]:
+    """The tokens of blocks of one shape, block after block; lines are numbered through them."""
+    first, count = blocks[0], len(blocks)
+    width = first.columns + int(first.newlines)
+    out = torch.empty(len(_COLUMNS), count, first.rows, width, dtype=torch.long)
+    _fill(out[:, 0], first, width)
+    out[3:, 1:] = out[3:, :1]
+    out[:3] = torch.tensor([b.key for b in blocks], dtype=torch.long).T[:, :, None, None]
+    out[-1] = torch.arange(count * first.rows).view(count, first.rows, 1)
+    return out.flatten(1)
+
+
+def _lay_mosaic(blocks: Sequence[Block], rows: int) -> Int[Tensor, "7 V"]:
+    """The tokens of blocks that fill a rectangle, row by row of it."""
+    out = torch.empty(len(_COLUMNS), rows, max(b.left + b.columns + int(b.newlines) for b in blocks), dtype=torch.long)
     for block in blocks:
-        width = block.columns + int(block.newlines)
-        row = torch.arange(block.rows).repeat_interleave(width)
-        column = torch.arange(width).repeat(block.rows)
-        role = torch.full_like(row, block.role)
-        if block.newlines:
-            role[column == block.columns] = NEWLINE
-        line = row + (block.top or 0)
-        constant = [torch.full_like(row, n) for n in block.key]
-        parts.append(
-            torch.stack([*constant, row, column, role, line + first_line if ends else torch.full_like(row, -1)])
-        )
-        places.append(torch.stack([line, column + block.left]))
-    laid, place = torch.cat(parts, dim=1), torch.cat(places, dim=1)
-    if len(blocks) > 1:  # the tokens of a mosaic fill a rectangle
-        laid = torch.empty_like(laid).index_copy_(1, place[0] * (int(place[1].max()) + 1) + place[1], laid)
-    return laid, int(place[0].max()) + 1 if ends else 0
+        width, top = block.columns + int(block.newlines), block.top or 0
+        _fill(out[:, top : top + block.rows, block.left : block.left + width], block, width)
+    out[-1] = torch.arange(rows)[:, None]
+    return out.flatten(1)
+
+
+def _fill(part: Int[Tensor, "7 R C"], block: Block, width: int) -> None:
+    """Write a block's tokens, but for their lines, into its part of a rectangle."""
+    for row, number in zip(part, block.key, strict=False):
+        row.fill_(number)
+    part[3] = torch.arange(block.rows)[:, None]
+    part[4] = torch.arange(width)
+    part[5].fill_(block.role)
+    if block.newlines:
+        part[5, :, block.columns :] = NEWLINE
 
 
 def _pad(rows: Sequence[Tensor], width: int) -> Int[Tensor, "B V"]:
