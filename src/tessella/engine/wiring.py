@@ -13,12 +13,13 @@ from ..models.adapter import Adapter
 from ..models.placing import Placed, place
 from .cache import Ledger, cache_in, check_cache, ledger_of
 from .capture import Recorder, Switch, attach, detach
+from .continuing import Continuing
 from .decision import Prompt
 from .encoder import EncoderWatch, Picture
-from .forward import Continuing, Reading
 from .generation import check_generate, check_trainable, in_order_of, repeated_order, with_prompt, with_room
 from .hooks import Hooks, bind, by_name
 from .plan import Plan
+from .reading import Reading
 from .report import Totals
 from .rewriting import Rewrite, rewrite
 from .sources import Sources, footprints_of, in_order
