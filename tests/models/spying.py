@@ -26,9 +26,10 @@ class Spy(Method):
 
     look: Callable[[View], Any]
     layers: Captures = NOTHING
+    at_layer: int = 0
     seen: list[Any] = field(default_factory=list)
 
-    card = Card("Spy", stages=("connector",))
+    card = Card("Spy", stages=("connector", "prefill"))
     id = "spy"
 
     def captures(self, info: ModelInfo) -> Captures:
@@ -49,9 +50,10 @@ def seen_by(
     *,
     layers: Captures = NOTHING,
     scope: Any = "prompt",
+    at_layer: int = 0,
 ) -> Any:
-    """What `look` returns of the view, one item a prompt unless another scope is given."""
-    spy = Spy(look, layers)
+    """What `look` returns of the view in front of a decoder layer, one item a prompt unless another scope is given."""
+    spy = Spy(look, layers, at_layer)
     with torch.no_grad(), tessella.reduce(model, spy, 0.5, scope, newlines="compete", thumbnails="compete"):
         model(**inputs)
     return spy.seen[0]

@@ -75,7 +75,7 @@ def test_configs_without_a_grid_are_refused(encoder: str, change: dict, reason: 
 
 
 def test_other_models_are_refused_by_name() -> None:
-    with pytest.raises(UnsupportedError, match="no adapter for model type 'clip_vision_model'; known: .*llava, "):
+    with pytest.raises(UnsupportedError, match=r"no adapter for model type 'clip_vision_model'; known: .*llava, "):
         find_adapter(tiny_llava().model.vision_tower)
 
 

@@ -86,6 +86,22 @@ def test_attention_and_keys_are_those_of_the_encoder(family: TinyFamily) -> None
     torch.testing.assert_close(keys.flatten(1), seen[0].flatten(0, 1), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("layer", [0, 1])
+def test_rows_of_the_last_token_are_the_decoders(family: TinyFamily, layer: int) -> None:
+    """Through windows, the block of the prompt, and Gemma 2's bound on scores, which is lowered until it matters."""
+    model, eager = family.model(), family.model(attention="eager")
+    if family.text == "gemma2":
+        for decoder_layer in (*model.model.language_model.layers, *eager.model.language_model.layers):
+            decoder_layer.self_attn.attn_logit_softcapping = 1.0
+    inputs = family.inputs([[(28, 28), (60, 40)]])
+    with torch.no_grad():
+        rows = eager(**inputs, output_attentions=True).attentions[layer][:, :, -1]
+    visual = (inputs["input_ids"][0] == model.config.image_token_id).nonzero()[:, 0]
+    captures = Captures(decoder=(layer,))
+    shown = seen_by(lambda v: v.attention_rows(layer), model, inputs, layers=captures, at_layer=layer + 1)
+    torch.testing.assert_close(shown[:, :, 0], rows[:, :, visual], atol=1e-6, rtol=1e-4)
+
+
 def test_even_layers_of_gemma_2_slide(family: TinyFamily) -> None:
     adapter, here = find_adapter(tiny(family.text)), torch.arange(40)
     for number in range(4):

@@ -16,7 +16,7 @@ from spying import seen_by
 from torch import Tensor, nn
 
 import tessella
-from tessella.core.errors import LayoutError
+from tessella.core.errors import LayoutError, UnsupportedError
 from tessella.core.view import Captures
 from tessella.models.adapter import find_adapter
 from tessella.models.placing import layout_of
@@ -154,6 +154,11 @@ def test_prompts_go_on_alternately_as_they_do_alone(family: TinyFamily) -> None:
         assert all(torch.equal(logits, one[n]) for logits, one in zip(both, alone, strict=True))
 
 
+def test_positions_of_three_axes_are_not_counted_anew(family: TinyFamily) -> None:
+    with pytest.raises(UnsupportedError, match=f"a {family.id} model has three positions a token"):
+        find_adapter(tiny(family.id)).rotary(torch.zeros(1, 2, 32), torch.arange(2)[None], 0)
+
+
 def test_clips_of_glm4v_are_told_by_the_video_token_in_embeddings() -> None:
     family, model = FAMILIES["glm4v"], tiny("glm4v")
     inputs = family.inputs(videos=[[(3, SQUARE)]])
@@ -239,6 +244,7 @@ def numbered(frames: int, size: tuple[int, int]) -> np.ndarray:
     return numbers.repeat(PATCH, axis=1).repeat(PATCH, axis=2)[..., None].repeat(3, axis=3)
 
 
+@cache
 def expected_patches(family: TinyFamily, modality: str) -> list[list[int]]:
     """For each token the places, in the encoder, of the patches of its square, all in raster order."""
     inputs = numbered_inputs(family, modality)

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from ..core.errors import UnsupportedError
 from ..core.layout import Block
 from ..core.model_info import ModelInfo
 from .adapter import COMMON, IMAGE, VIDEO, Adapter, Modality
@@ -106,6 +107,10 @@ class QwenLike(Adapter):
     def project(self, features: Float[Tensor, "B K Ce"]) -> Float[Tensor, "B K C"]:
         merged = self.connector(features.reshape(-1, features.shape[-1] // self.info.merge**2))
         return merged.reshape(*features.shape[:-1], -1)
+
+    def rotary(self, hidden: Tensor, position_ids: Int[Tensor, "B S"], layer: int) -> tuple[Tensor, Tensor]:
+        """Raises UnsupportedError: positions of several axes stay as the prompt has them, and are gathered."""
+        raise UnsupportedError(f"a {self.info.family} model has three positions a token, which cannot be counted anew.")
 
     def encoder_attention(self, layer: int) -> nn.Module:
         return self.encoder_layers[layer].attn  # type: ignore[return-value]
