@@ -127,6 +127,18 @@ def test_attention_and_keys_are_the_means_over_a_tokens_patches(family: TinyFami
     torch.testing.assert_close(keys.flatten(1), of_tokens(model, seen[0]), atol=1e-5, rtol=1e-4)
 
 
+def test_only_tiles_of_zeros_are_left_out(family: TinyFamily) -> None:
+    pixels = torch.zeros(2, 3, 3, 32, 32)
+    pixels[0, :2] = 1.0
+    pixels[1, 0, 2, 31, 31] = 1e-3
+    adapter, model = find_adapter(tiny(family.id)), tiny(family.id).model
+    entries = adapter.footprints("image", {"pixel_values": pixels})
+    assert [len(e) for e in entries] == [2, 1]
+    shown = adapter.pixels("image", {"pixel_values": pixels})
+    assert torch.equal(torch.stack(shown), pixels[[0, 0, 1], [0, 1, 0]])
+    assert len(model.get_image_features(pixels, return_dict=True).last_hidden_state) == 3
+
+
 def test_the_first_of_smolvlms_tiles_is_encoded_where_all_are_zero() -> None:
     zeros = torch.zeros(2, 2, 3, 32, 32)
     counts = {n: [len(e) for e in find_adapter(tiny(n)).footprints("image", {"pixel_values": zeros})] for n in FAMILIES}

@@ -61,11 +61,14 @@ class IdeficsLike(Adapter):
 
     def pixels(self, modality: str, arguments: Mapping[str, Any]) -> list[Tensor]:
         pixels = arguments["pixel_values"]
-        return list(pixels[self.real_tiles(pixels)])
+        return [pixels[row, tile] for row, tile in self.real_tiles(pixels).nonzero().tolist()]
 
     def real_tiles(self, pixels: Float[Tensor, "B N c h w"]) -> Bool[Tensor, "B N"]:
-        """True for tiles that are encoded: those that fill up shorter rows are zero everywhere."""
-        return pixels.to(self.entry.dtype).flatten(2).any(dim=2)
+        """True, on the CPU, for tiles that are encoded: those that fill up shorter rows are zero everywhere."""
+        real = pixels[..., 0, :].to(self.entry.dtype).flatten(2).any(dim=2).cpu()  # the first line tells of nearly all
+        rest = ~real
+        real[rest] = pixels[rest].to(self.entry.dtype).flatten(1).any(dim=1).cpu()
+        return real
 
     def image_numbers(self, tokens: Tensor, slots: Int[Tensor, " V"], footprints: Sequence[Footprint]) -> list[int]:
         """Tiles grouped by the token in front of each.
