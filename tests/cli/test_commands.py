@@ -43,7 +43,7 @@ def test_ask_prints_the_answer_and_the_counts(call, picture, tmp_path):
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert lines[1].startswith("hiprune:1/9: 22 of 196 visual tokens, ")
-    assert lines[2].startswith("note: hiprune: layers scaled to this model's depth: object_layer=")
+    assert lines[2].startswith("note: hiprune: layers fitted to this model: object_layer=")
     assert lines[3:] == [f"drawn: {target}"]
     assert np.asarray(Image.open(target)).shape[1] == 448 + 32
 

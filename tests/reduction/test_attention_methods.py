@@ -219,3 +219,23 @@ def test_hiprune_layers() -> None:
         make("hiprune", output_layer=48).fit(INFO)
     with pytest.raises(MethodError, match=r"alpha is a share in \[0, 1\]; got 2.0"):
         make("hiprune", alpha=2.0)
+
+
+@pytest.mark.parametrize(
+    ("depth", "packs", "whole", "layer"),
+    [
+        (24, False, None, 8),  # the paper's CLIP
+        (12, False, None, 8),  # it lies inside
+        (4, False, None, 1),  # 8 * 4 / 24
+        (32, True, (7, 15, 23, 31), 15),  # the paper's Qwen2.5-VL
+        (32, True, None, 15),  # without windows
+        (4, True, (1, 3), 1),  # 15 * 4 / 32 is 2, as near to both
+        (24, True, (5, 11, 17, 23), 17),
+    ],
+)
+def test_hiprune_chooses_the_object_layer(depth: int, packs: bool, whole: tuple[int, ...] | None, layer: int) -> None:
+    info = dataclasses.replace(
+        INFO, num_encoder_layers=depth, feature_layer=depth - 1, packs_pictures=packs, global_layers=whole
+    )
+    assert make("hiprune").fit(info).object_layer == layer
+    assert make("hiprune", object_layer=2).fit(info).object_layer == 2

@@ -198,7 +198,7 @@ def test_counts_caches_and_report_on_a_model() -> None:
     model, inputs = tiny_llava(num_layers=8), tiny_inputs((2, 1), padding="left")
     with torch.no_grad(), tessella.reduce(model, "feather", keep=5) as run:
         out = model(**inputs)
-    assert run.report.notes == ("feather: layers scaled to this model's depth: at_layer=2, second_layer=4",)
+    assert run.report.notes == ("feather: layers fitted to this model: at_layer=2, second_layer=4",)
     record = run.report.last
     assert record is not None
     assert record.tokens_kept == ((5, 5), (5,))

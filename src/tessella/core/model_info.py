@@ -13,7 +13,11 @@ Part = Literal["encoder", "decoder"]
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Sizes of a model. `feature_layer` is the 0-based encoder layer whose output the connector reads."""
+    """Sizes of a model. `feature_layer` is the 0-based encoder layer whose output the connector reads.
+
+    `packs_pictures`: the encoder reads pictures of any size in one sequence. `global_layers`: its layers that attend to
+    whole pictures, where others attend within windows; None where all do.
+    """
 
     family: str
     num_layers: int
@@ -24,6 +28,8 @@ class ModelInfo:
     num_heads: int
     merge: int = 1
     multi_axis_positions: bool = False
+    packs_pictures: bool = False
+    global_layers: tuple[int, ...] | None = None
 
     def depth(self, part: Part) -> int:
         return self.num_layers if part == "decoder" else self.num_encoder_layers

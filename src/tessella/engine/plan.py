@@ -82,7 +82,7 @@ def make_plan(adapter: Adapter, pipeline: Pipeline, positions: Positions | None,
         if method != part.method:
             changed = {k: v for k, v in vars(method).items() if v != getattr(part.method, k)}
             layers = ", ".join(f"{k}={v}" for k, v in changed.items())
-            notes.append(f"{method.id}: layers scaled to this model's depth: {layers}")
+            notes.append(f"{method.id}: layers fitted to this model: {layers}")
         notes += [f"{method.id}: {remark}" for remark in method.remarks(adapter.info)]
         (rewriters if isinstance(method, Rewriter) else fitted).append(Part(method, part.budget))
         steps += method.steps(adapter.info, part.budget)  # refuses impossible layers before anything runs

@@ -89,12 +89,12 @@ class EngineView(View):
             recorder = self._recorded(encoding, layer)
             calls = zip(recorder.queries, recorder.keys, strict=True)
             received = [attention.attention_received(q, k, recorder.scaling) for q, k in calls]
-            if self._adapter.packs_pictures:  # the sum over a window's queries, to be shared among all of the grid
+            if self.info.packs_pictures:  # the sum over a window's queries, to be shared among all of the grid
                 received = [r * r.shape[1] for r in received]
             return self._by_patch(received)
 
         out = self._per_token(read)
-        if not self._adapter.packs_pictures:
+        if not self.info.packs_pictures:
             return out
         return out / self._sources.grid_sizes.to(out.device, non_blocking=True)[self._token_numbers()]
 

@@ -55,7 +55,6 @@ class Adapter(ABC):
     model_types: ClassVar[tuple[str, ...]]
     modalities: ClassVar[Mapping[str, Modality]] = {"image": IMAGE}
     deepstack: ClassVar[str | None] = None  # the language model's method that adds features to visual tokens
-    packs_pictures: ClassVar[bool] = False  # the encoder reads all pictures as one sequence, attending within each
     capabilities: frozenset[str]
     info: ModelInfo
     entry: Any  # the module whose forward receives input_ids and pixels

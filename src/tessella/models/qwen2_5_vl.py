@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 
 from .qwen_like import QwenLike
@@ -12,6 +14,9 @@ class Qwen2_5_VLAdapter(QwenLike):
 
     model_types = ("qwen2_5_vl",)
     entry_types = (Qwen2_5_VLModel,)
+
+    def global_layers(self, vision: Any) -> tuple[int, ...]:
+        return tuple(vision.fullatt_block_indexes)
 
     @property
     def window(self) -> int:

@@ -24,7 +24,6 @@ class QwenLike(Adapter):
     """Encoder, merger and language model of a Qwen-VL. A clip is an image with frames."""
 
     modalities: ClassVar[Mapping[str, Modality]] = {"image": IMAGE, "video": VIDEO}
-    packs_pictures = True
     entry_types: ClassVar[tuple[type[nn.Module], ...]]
 
     def __init__(self, entry: Any) -> None:
@@ -46,11 +45,17 @@ class QwenLike(Adapter):
             num_heads=text.num_attention_heads,
             merge=vision.spatial_merge_size,
             multi_axis_positions=True,
+            packs_pictures=True,
+            global_layers=self.global_layers(vision),
         )
 
     @classmethod
     def entry_of(cls, model: nn.Module) -> nn.Module | None:
         return next((m for m in model.modules() if isinstance(m, cls.entry_types)), None)
+
+    def global_layers(self, vision: Any) -> tuple[int, ...] | None:
+        """Encoder layers that attend to whole pictures, by the encoder's config; None if all do."""
+        return None
 
     @property
     def order(self) -> PatchOrder:

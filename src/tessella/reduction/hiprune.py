@@ -6,13 +6,14 @@ Needs    attention that each patch receives in two encoder layers, and the grid;
 Differs  the authors keep floor(total / crops) tokens of every crop: here the count of an image is divided over its
          crops by largest remainder, or given by scope `tile`. Anchors and buffers are excluded from the registers by a
          mask, where the authors' Qwen code subtracts 1 from scores that may exceed it. Too many anchors for the count:
-         the lowest-ranked are dropped with their buffers. On encoders with windows name a full-attention layer
-         (Qwen2.5-VL: `object_layer=15`)
+         the lowest-ranked are dropped with their buffers. The default object layer is the paper's of each kind of
+         encoder: layer 9 of CLIP's 24, layer 16 of the 32 of Qwen2.5-VL, counted from 1, and where some layers attend
+         within windows the nearest that does not
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Int
@@ -20,20 +21,22 @@ from torch import Tensor
 
 from ..core.budget import Counts, on_device
 from ..core.cards import Card
-from ..core.contracts import Selector
+from ..core.contracts import Method, Selector
 from ..core.errors import MethodError
-from ..core.model_info import ModelInfo, PaperLayer
+from ..core.model_info import ModelInfo, PaperLayer, fit_layers
 from ..core.registry import register
 from ..core.view import Captures, View
 from ..ops.neighbours import with_neighbours
 from ..ops.selection import top_indices
+
+QWEN_LAYER = PaperLayer(15, depth=32, part="encoder")  # the paper's layer 16 for Qwen2.5-VL
 
 
 @register
 @dataclass(frozen=True)
 class HiPrune(Selector):
     alpha: float = 0.1  # share of anchors and buffers, the paper's alpha
-    object_layer: int = PaperLayer(8, depth=24, part="encoder")  # the paper's layer 9, counted from 1
+    object_layer: int = PaperLayer(8, depth=24, part="encoder")  # the paper's layer 9, counted from 1; or QWEN_LAYER
     output_layer: int | None = field(default=None, metadata={"layer_of": "encoder"})  # None: the feature layer
     wrap: bool = True  # neighbours at a border continue in the next row, as in the authors' code
 
@@ -49,6 +52,13 @@ class HiPrune(Selector):
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
             raise MethodError(f"hiprune: alpha is a share in [0, 1]; got {self.alpha}.")
+
+    def fit(self, info: ModelInfo) -> Method:
+        if not isinstance(self.object_layer, PaperLayer) or not info.packs_pictures:
+            return super().fit(info)
+        layer = fit_layers({"object_layer": QWEN_LAYER}, {"object_layer": "encoder"}, info)["object_layer"]
+        nearest = min(info.global_layers or (layer,), key=lambda n: (abs(n - layer), n))
+        return replace(self, object_layer=nearest).fit(info)
 
     def captures(self, info: ModelInfo) -> Captures:
         return Captures(encoder=tuple(dict.fromkeys((self.object_layer, self._output_layer(info)))))
