@@ -39,6 +39,7 @@ from .family_cases import (
 )
 
 TWO_CUTS = "random:0.7 | fastv@2:0.6"
+NEAR = 2  # words behind the last picture, so that sliding windows reach back to what is gone
 FACTOR = 4  # of the untouched model's own difference between a batch and its rows
 FLOOR = 1e-5  # logits are of size 5; float32 sums in another order differ by so much
 
@@ -65,7 +66,7 @@ def check_decodes_as_without_cache(family: TinyFamily) -> None:
     """Tokens and logits decoded on the cache equal those of a whole forward at every step, for every kind of prompt."""
     model = tiny_model(family)
     for name, rows in everything(family).items():
-        inputs = inputs_of(family, *rows)
+        inputs = inputs_of(family, *rows, text_length=NEAR)
         with reduce(model, TWO_CUTS):
             tokens, logits = decode(model, inputs, 4)
             again, slowly = decode(model, inputs, 4, use_cache=False)
@@ -106,7 +107,7 @@ def check_batch_equals_rows(family: TinyFamily) -> None:
     """
     model = tiny_model(family)
     for name, rows in batches(family).items():
-        batch = inputs_of(family, *rows)
+        batch = inputs_of(family, *rows, text_length=NEAR)
         for at_layer in (0, 2):
             own, gap = 0.0, 0.0
             _, plain = decode(model, batch, 3)
@@ -114,7 +115,7 @@ def check_batch_equals_rows(family: TinyFamily) -> None:
                 tokens, logits = decode(model, batch, 3)
                 kept = indices_of(run)
             for n, row in enumerate(rows):
-                single = inputs_of(family, row, first_row=n)
+                single = inputs_of(family, row, first_row=n, text_length=NEAR)
                 own = max(own, _gap(decode(model, single, 3)[1][0], plain[n]))
                 with reduce(model, Above(at_layer)) as run:
                     alone, its_logits = decode(model, single, 3)
