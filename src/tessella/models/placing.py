@@ -108,10 +108,11 @@ def _as_parts(
 
 def _blocks(parts: Sequence[_Part]) -> list[Block]:
     """The blocks of a prompt: images numbered in the order in which they stand, the tiles of each from 0."""
-    numbers = {key: i for i, key in enumerate(dict.fromkeys((p.modality, p.image) for p in parts))}
+    images: dict[tuple[str, int], list[Footprint]] = {}
+    for part in parts:
+        images.setdefault((part.modality, part.image), []).append(part.footprint)
     out: list[Block] = []
-    for key, image in numbers.items():
-        tiles = [p.footprint for p in parts if (p.modality, p.image) == key]
+    for image, tiles in enumerate(images.values()):
         first = 0
         for i, footprint in enumerate(tiles):
             is_thumbnail = len(tiles) > 1 and i == len(tiles) - 1
