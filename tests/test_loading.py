@@ -137,3 +137,42 @@ def test_a_folder_without_processor_files(folder):
 def test_a_folder_without_image_processor(folder):
     (folder / "processor_config.json").unlink()
     assert "processor" in _refusal(folder)
+
+
+def test_quantised_weights_stay_where_they_are(folder, monkeypatch):
+    """As bitsandbytes leaves a model, which raises where 8-bit weights are moved."""
+
+    def read(*_):
+        model = LlavaForConditionalGeneration.from_pretrained(folder)
+        model.hf_quantizer, model.to = object(), None
+        return model
+
+    monkeypatch.setattr("tessella.loading._read_model", read)
+    assert load(folder, device="cpu")[0].training is False
+
+
+def test_the_hub_is_asked_once_and_not_for_a_folder(folder, monkeypatch):
+    asked = []
+
+    def answers():
+        asked.append(1)
+        return False
+
+    monkeypatch.setattr("tessella.loading._hub_answers", answers)
+    load(folder, device="cpu")
+    assert asked == []
+    assert _refusal("no-such-owner/no-such-model") == (
+        "the configuration of 'no-such-owner/no-such-model' is not in the local cache, and the hub cannot be reached."
+    )
+    assert asked == [1]
+
+
+def test_a_hub_that_answers_with_an_error_is_quoted(monkeypatch):
+    def not_there(*_, **__):
+        raise OSError("no-such-owner/no-such-model is not a model")
+
+    monkeypatch.setattr("tessella.loading._hub_answers", lambda: True)
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", not_there)
+    assert _refusal("no-such-owner/no-such-model").endswith(
+        "is not in the local cache and cannot be fetched: no-such-owner/no-such-model is not a model."
+    )
