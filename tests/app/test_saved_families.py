@@ -102,7 +102,7 @@ def test_methods_are_listed_with_the_reason_where_they_do_not_run(loaded: tuple[
     rows = {row["id"]: row for row in method_rows(model=loaded[0])}
     assert all(rows[name]["can_apply"] for name in ("none", "random", "hiprune", "divprune", "fastv"))
     with_class = rows["fastervlm"]
-    assert with_class["can_apply"] == (family in ("llava", "llava_next", "llava_next_video", "internvl", "video_llava"))
+    assert with_class["can_apply"] == (family in ("llava", "llava_next", "llava_next_video", "internvl"))
     if not with_class["can_apply"]:
         assert with_class["reason"] == (
             "fastervlm needs a class token in the vision encoder, its attention row or its features; "
