@@ -258,10 +258,11 @@ def test_siglip_encoder() -> None:
 
 
 @pytest.mark.parametrize("at_layer, positions", PLACES)
-def test_bfloat16(at_layer: int, positions: str) -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+def test_half_precision(dtype: torch.dtype, at_layer: int, positions: str) -> None:
     """The same tokens wherever the two best differ by more than the untouched model's own noise."""
-    model = tiny_llava(dtype=torch.bfloat16)
-    inputs = tiny_inputs(dtype=torch.bfloat16)
+    model = tiny_llava(dtype=dtype)
+    inputs = tiny_inputs(dtype=dtype)
     row = rows_of(inputs)[0]
     whole = Oracle(model, row.ids, row.pictures)
     noise = 4 * (model(**inputs).logits[0] - whole.logits()).abs().max().item()
