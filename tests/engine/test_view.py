@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -11,39 +10,10 @@ import torch
 from torch import Tensor
 
 import tessella
-from tessella.core.budget import Counts
-from tessella.core.cards import Card
-from tessella.core.contracts import Method
+from spying import NOTHING, Spy
 from tessella.core.errors import MethodError, UnsupportedError
-from tessella.core.model_info import ModelInfo
-from tessella.core.reduction import Reduction
 from tessella.core.view import Captures, View
 from tessella.testing.tiny import NUM_VISUAL, tiny_inputs, tiny_llava
-
-NOTHING = Captures()
-
-
-@dataclass(frozen=True)
-class Spy(Method):
-    """Shows a function the view, and keeps every second token."""
-
-    look: Callable[[View], Any]
-    seen: list[Any]
-    at_layer: int = 0
-    layers: Captures = NOTHING
-
-    card = Card("Spy", stages=("connector", "prefill"))
-    id = "spy"
-
-    def captures(self, info: ModelInfo) -> Captures:
-        return self.layers
-
-    def reduce(self, view: View, counts: Counts) -> Reduction:
-        self.seen.append(self.look(view))
-        keep = torch.zeros_like(view.mask)
-        for item, count in enumerate(counts.num_keep):
-            keep[item, :count] = True
-        return Reduction(keep, counts.num_keep)
 
 
 def look(
@@ -58,7 +28,7 @@ def look(
 ) -> Any:
     model = tiny_llava(encoder, attention=attention)
     seen: list[Any] = []
-    with torch.no_grad(), tessella.reduce(model, Spy(function, seen, at_layer, layers), keep=0.5, scope=scope):
+    with torch.no_grad(), tessella.reduce(model, Spy(function, layers, at_layer, seen), keep=0.5, scope=scope):
         model(**inputs)
     return seen[0]
 
@@ -182,9 +152,9 @@ def test_project_leaves_cache_and_output_alone() -> None:
     inputs, seen = tiny_inputs((1,)), []
     model = tiny_llava()
     with torch.no_grad():
-        with tessella.reduce(model, Spy(lambda v: None, seen, 2), keep=0.5):
+        with tessella.reduce(model, Spy(lambda v: None, at_layer=2, seen=seen), keep=0.5):
             plain = model(**inputs)
-        with tessella.reduce(model, Spy(lambda v: v.project(3, rotate=True), seen, 2), keep=0.5):
+        with tessella.reduce(model, Spy(lambda v: v.project(3, rotate=True), at_layer=2, seen=seen), keep=0.5):
             probed = model(**inputs)
     assert torch.equal(plain.logits, probed.logits)
     assert [c.keys.shape for c in probed.past_key_values.layers] == [c.keys.shape for c in plain.past_key_values.layers]
@@ -223,8 +193,8 @@ def test_tokens_after_a_cut_still_find_their_features() -> None:
     inputs, seen = tiny_inputs((1, 1), padding="left"), []
     model = tiny_llava()
     captures = Captures(encoder=(2,))
-    first = Spy(lambda v: v.attention_received(2), seen, 0, captures)
-    second = Spy(lambda v: (v.layout.row * 4 + v.layout.column, v.attention_received(2)), seen, 2, captures)
+    first = Spy(lambda v: v.attention_received(2), captures, 0, seen)
+    second = Spy(lambda v: (v.layout.row * 4 + v.layout.column, v.attention_received(2)), captures, 2, seen)
     pipeline = tessella.Pipeline(tuple(tessella.core.pipeline.Part(m, tessella.Budget(0.5)) for m in (first, second)))
     with torch.no_grad(), tessella.reduce(model, pipeline):
         model(**inputs)
@@ -262,8 +232,8 @@ def test_project_does_not_look_back_undeclared_or_past_a_cut() -> None:
     with pytest.raises(MethodError, match=r"spy: layer 1 has already run and its input is gone; captures\(\) must"):
         look(lambda v: v.project(1, rotate=False), inputs, at_layer=2)
     captures = Captures(decoder_inputs=(1,))
-    first = Spy(lambda v: None, seen, 2)
-    second = Spy(lambda v: v.project(1, rotate=False), seen, 2, captures)
+    first = Spy(lambda v: None, at_layer=2, seen=seen)
+    second = Spy(lambda v: v.project(1, rotate=False), captures, 2, seen)
     pipeline = tessella.Pipeline(tuple(tessella.core.pipeline.Part(m, tessella.Budget(0.5)) for m in (first, second)))
     with (
         torch.no_grad(),
@@ -276,10 +246,10 @@ def test_project_does_not_look_back_undeclared_or_past_a_cut() -> None:
 def test_looking_back_changes_no_logit_and_no_cache() -> None:
     inputs, seen, model = tiny_inputs((1,)), [], tiny_llava()
     with torch.no_grad():
-        with tessella.reduce(model, Spy(lambda v: None, seen, 2), keep=0.5):
+        with tessella.reduce(model, Spy(lambda v: None, at_layer=2, seen=seen), keep=0.5):
             plain = model(**inputs)
         with tessella.reduce(
-            model, Spy(lambda v: v.project(1, False), seen, 2, Captures(decoder_inputs=(1,))), keep=0.5
+            model, Spy(lambda v: v.project(1, False), Captures(decoder_inputs=(1,)), 2, seen), keep=0.5
         ):
             probed = model(**inputs)
     assert torch.equal(plain.logits, probed.logits)
@@ -300,8 +270,8 @@ def test_places_name_visual_last_and_text_tokens(padding: str) -> None:
 
 def test_places_after_a_cut_are_of_the_shorter_sequence() -> None:
     inputs, seen, model = tiny_inputs((1, 1), padding="left"), [], tiny_llava()
-    first = Spy(lambda v: None, seen, 0)
-    second = Spy(lambda v: (v.places("visual"), v.tokens.embeddings, v._hidden), seen, 2)
+    first = Spy(lambda v: None, at_layer=0, seen=seen)
+    second = Spy(lambda v: (v.places("visual"), v.tokens.embeddings, v._hidden), at_layer=2, seen=seen)
     pipeline = tessella.Pipeline(tuple(tessella.core.pipeline.Part(m, tessella.Budget(0.5)) for m in (first, second)))
     with torch.no_grad(), tessella.reduce(model, pipeline):
         model(**inputs)

@@ -41,16 +41,6 @@ def compare(model: Any, inputs: dict[str, Any], full: Tensor, rows: list[Oracle]
         assert mine[gone].isnan().all()
 
 
-def traces(model: nn.Module) -> dict[str, Any]:
-    """All that a run could leave on a model: hooks, instance attributes, attention implementations."""
-    out: dict[str, Any] = {}
-    for name, module in model.named_modules():
-        hooks = [len(getattr(module, h)) for h in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")]
-        config = getattr(module, "config", None)
-        out[name] = (hooks, sorted(vars(module)), getattr(config, "_attn_implementation", None))
-    return out
-
-
 @dataclass(frozen=True)
 class Row:
     """One row of a batch without its padding."""

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tessella.core.budget import Counts
 from tessella.core.cards import Card
-from tessella.core.contracts import Method, Scorer
+from tessella.core.contracts import Scorer
 from tessella.core.model_info import ModelInfo
-from tessella.core.reduction import Reduction
 from tessella.core.view import Captures, View
 from tessella.testing.tiny import NUM_VISUAL
 
@@ -43,20 +41,6 @@ class Fixed(Scorer):
 
 
 @dataclass(frozen=True)
-class Above(Method):
-    """Keeps the vectors that are longer than their picture's mean: another number for every picture."""
-
-    at_layer: int = 0
-    id = "above"
-    card = Card(title="Above", stages=("connector", "prefill"), count="adaptive", count_reason="a threshold")
-
-    def reduce(self, view: View, counts: Counts) -> Reduction:
-        norm = view.tokens.embeddings.float().norm(dim=-1) * view.mask
-        mean = norm.sum(dim=1, keepdim=True) / view.mask.sum(dim=1, keepdim=True)
-        return Reduction(keep=(norm > mean) & view.mask)
-
-
-@dataclass(frozen=True)
 class Features(Scorer):
     """Keeps the longest encoder features."""
 
@@ -83,29 +67,6 @@ class Asked(Scorer):
 
 
 @dataclass(frozen=True)
-class FixedRows(Method):
-    """Keeps the tokens that it was told, one list for each row of prompts."""
-
-    at_layer: int = 0
-    rows: tuple[tuple[int, ...], ...] = ()
-    id = "fixed_rows"
-    card = Card(
-        title="FixedRows",
-        stages=("connector", "prefill"),
-        count="adaptive",
-        count_reason="told",
-        scope="prompt",
-        unit="prompt",
-    )
-
-    def reduce(self, view: View, counts: Counts) -> Reduction:
-        keep = torch.zeros_like(view.mask)
-        for row, kept in enumerate(self.rows):
-            keep[row, list(kept)] = True
-        return Reduction(keep=keep)
-
-
-@dataclass(frozen=True)
 class Drawn(Scorer):
     """Keeps tokens at random."""
 
@@ -115,15 +76,3 @@ class Drawn(Scorer):
 
     def score(self, view: View) -> Tensor:
         return view.uniforms(self.seed)
-
-
-@dataclass(frozen=True)
-class Raises(Scorer):
-    """Fails while it scores."""
-
-    at_layer: int = 0
-    id = "raises"
-    card = Card(title="Raises", stages=("connector", "prefill"))
-
-    def score(self, view: View) -> Tensor:
-        raise ArithmeticError("this method fails")

@@ -22,10 +22,11 @@ from comparing import (
     rows_of,
 )
 from oracle import Oracle, suppressed
-from plain_methods import Above, Asked, Features, Fixed, Norm
+from plain_methods import Asked, Features, Fixed, Norm
 from transformers import DynamicCache
 
 import tessella
+from tessella.testing.family_cases import Above
 from tessella.testing.tiny import IMAGE_TOKEN, NUM_VISUAL, tiny_inputs
 
 

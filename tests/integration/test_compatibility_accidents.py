@@ -10,21 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from comparing import (
-    KEEP,
-    STEPS,
-    close,
-    generate,
-    kept_by_asking,
-    kept_by_norm,
-    oracles,
-    traces,
-)
-from plain_methods import Asked, Norm, Raises
+from comparing import KEEP, STEPS, close, generate, kept_by_asking, kept_by_norm, oracles
+from plain_methods import Asked, Norm
 from transformers import DynamicCache, LlavaForConditionalGeneration
 
 import tessella
 from tessella.core.errors import UnsupportedError
+from tessella.testing.family_cases import Raises, traces_of
 from tessella.testing.tiny import NUM_VISUAL, tiny_inputs, tiny_llava
 
 
@@ -37,7 +29,7 @@ def model() -> LlavaForConditionalGeneration:
 def test_method_that_raises(model: Any, lasting: bool) -> None:
     inputs, text = tiny_inputs(), tiny_inputs((0,))
     before, words = model(**inputs).logits, model(**text).logits
-    clean = traces(model)
+    clean = traces_of(model)
     for call in (lambda: model(**inputs), lambda: generate(model, inputs)):
         if lasting:
             tessella.apply(model, Raises(2), keep=KEEP)
@@ -47,7 +39,7 @@ def test_method_that_raises(model: Any, lasting: bool) -> None:
         if lasting:
             assert torch.equal(model(**text).logits, words)
             tessella.remove(model)
-        assert traces(model) == clean
+        assert traces_of(model) == clean
         assert torch.equal(model(**inputs).logits, before)
 
 
@@ -58,7 +50,7 @@ def test_layer_that_raises(model: Any, where: str) -> None:
     before = model(**inputs).logits
     [oracle] = oracles(model, inputs, kept_by_asking(model, inputs), 2, "compact")
     expected, answer = oracle.logits(), oracle.greedy(STEPS)
-    clean = traces(model)
+    clean = traces_of(model)
     layers = model.model.vision_tower.encoder.layers if where == "encoder" else model.model.language_model.layers
     with tessella.reduce(model, Asked(), keep=KEEP) as run:
         handle = layers[3 if where == "decoder" else 1].mlp.register_forward_hook(_fail)
@@ -66,12 +58,12 @@ def test_layer_that_raises(model: Any, where: str) -> None:
             with pytest.raises(ArithmeticError, match="this layer fails"):
                 call()
         handle.remove()
-        assert {t[2] for t in traces(model).values()} <= {"sdpa", None}
+        assert {t[2] for t in traces_of(model).values()} <= {"sdpa", None}
         close(model(**inputs).logits[0], expected)
         assert generate(model, inputs) == [answer]
         assert run.report.prompts == 2
     assert torch.equal(model(**inputs).logits, before)
-    assert traces(model) == clean
+    assert traces_of(model) == clean
 
 
 def test_half_written_cache_is_refused(model: Any) -> None:
@@ -101,7 +93,7 @@ def test_interrupt(model: Any) -> None:
     """KeyboardInterrupt in the middle of a forward, which PyTorch's hooks do not see."""
     inputs = tiny_inputs()
     before = model(**inputs).logits
-    clean = traces(model)
+    clean = traces_of(model)
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -110,7 +102,7 @@ def test_interrupt(model: Any) -> None:
     with pytest.raises(KeyboardInterrupt), tessella.reduce(model, Asked(), keep=KEEP):
         model(**inputs)
     handle.remove()
-    assert traces(model) == clean
+    assert traces_of(model) == clean
     assert torch.equal(model(**inputs).logits, before)
 
     tessella.apply(model, Asked(), keep=KEEP)
@@ -119,7 +111,7 @@ def test_interrupt(model: Any) -> None:
     with pytest.raises(KeyboardInterrupt):
         generate(model, inputs)
     handle.remove()
-    assert {t[2] for t in traces(model).values()} <= {"sdpa", None}
+    assert {t[2] for t in traces_of(model).values()} <= {"sdpa", None}
     with ThreadPoolExecutor(1) as pool:  # nobody holds the model
         assert pool.submit(torch.no_grad(generate), model, inputs).result() == expected
 

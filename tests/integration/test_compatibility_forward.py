@@ -20,12 +20,13 @@ from comparing import (
     rows_of,
 )
 from oracle import Oracle
-from plain_methods import Above, Drawn, Features, Fixed, FixedRows, Norm
+from plain_methods import Drawn, Features, Fixed, Norm
 from transformers import DynamicCache
 
 import tessella
 from tessella.core.errors import UnsupportedError
 from tessella.ops import draws
+from tessella.testing.family_cases import Above, Told
 from tessella.testing.tiny import IMAGE_TOKEN, NUM_VISUAL, tiny_inputs, tiny_llava
 
 
@@ -292,7 +293,7 @@ def test_autocast(model: Any) -> None:
         noise = (mixed - exact)[inputs["attention_mask"] == 1].abs().max().item()
         with tessella.reduce(model, Norm(2), keep=1.0):
             assert torch.equal(model(**inputs).logits, mixed)
-        with tessella.reduce(model, FixedRows(2, tuple(map(tuple, kept)))) as run:
+        with tessella.reduce(model, Told(2, tuple(map(tuple, kept)))) as run:
             full = run.expand(model(**inputs).logits)
     for row, oracle, mine in zip(rows_of(inputs), rows, full, strict=True):
         here = mine[[row.padding + s for s in oracle.states()[-1].slots]]

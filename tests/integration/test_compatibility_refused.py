@@ -12,7 +12,7 @@ import pytest
 import torch
 from comparing import KEEP, kept_by_norm, oracles
 from oracle import Oracle
-from plain_methods import Above, Asked, Features, Norm
+from plain_methods import Asked, Features, Norm
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, StaticCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -23,6 +23,7 @@ from tessella.core.pipeline import as_pipeline
 from tessella.core.view import View
 from tessella.engine.plan import make_plan
 from tessella.models.adapter import find_adapter
+from tessella.testing.family_cases import Above
 from tessella.testing.tiny import IMAGE_TOKEN, tiny_inputs, tiny_llava
 
 

@@ -17,11 +17,12 @@ from comparing import (
     oracles,
     rows_of,
 )
-from plain_methods import Above, Fixed, Norm
+from plain_methods import Fixed, Norm
 from torch import Tensor, nn
 
 import tessella
 from tessella.core.errors import UnsupportedError
+from tessella.testing.family_cases import Above
 from tessella.testing.tiny import IMAGE_TOKEN, tiny_inputs, tiny_llava
 
 

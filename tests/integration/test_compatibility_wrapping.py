@@ -7,18 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from comparing import (
-    KEEP,
-    STEPS,
-    close,
-    fixed_kept,
-    generate,
-    kept_by_norm,
-    longest,
-    oracles,
-    rows_of,
-    traces,
-)
+from comparing import KEEP, STEPS, close, fixed_kept, generate, kept_by_norm, longest, oracles, rows_of
 from oracle import Oracle
 from plain_methods import Asked, Features, Fixed, Norm
 from torch import nn
@@ -27,6 +16,7 @@ from transformers import LlavaForConditionalGeneration
 import tessella
 from tessella.core.errors import UnsupportedError
 from tessella.core.pipeline import Part
+from tessella.testing.family_cases import traces_of
 from tessella.testing.tiny import IMAGE_TOKEN, NUM_VISUAL, tiny_inputs, tiny_llava
 
 
@@ -93,21 +83,21 @@ def test_accelerate(model: Any, method: Any, place: str, tmp_path: Path) -> None
     else:
         disk_offload(dispatched.model.language_model.layers[2], str(tmp_path), execution_device=torch.device("cpu"))
     dispatched(**inputs)  # transformers leaves hooks of its own in the first forward
-    before = traces(dispatched)
+    before = traces_of(dispatched)
     with tessella.reduce(dispatched, method, keep=KEEP):
         assert generate(dispatched, inputs) == expected
         assert generate(dispatched, inputs, num_beams=2) == _beams(model, method, inputs)
-    assert traces(dispatched) == before
+    assert traces_of(dispatched) == before
 
 
 def test_inner_model(model: Any) -> None:
     """The module under the head may be passed; the whole model then runs reduced."""
     inputs = tiny_inputs((1, 2), padding="left")
     expected = [o.greedy(STEPS) for o in oracles(model, inputs, kept_by_norm(model, inputs, KEEP, 2), 2, "compact")]
-    clean = traces(model)
+    clean = traces_of(model)
     with tessella.reduce(model.model, Norm(2), keep=KEEP):
         assert generate(model, inputs) == expected
-    assert traces(model) == clean
+    assert traces_of(model) == clean
 
 
 class EightBits(nn.Module):
@@ -165,13 +155,13 @@ def test_apply_and_remove(model: Any) -> None:
     kept = kept_by_norm(model, inputs, KEEP, 2)
     [oracle] = oracles(model, inputs, kept, 2, "compact")
     expected = oracle.logits()
-    clean = traces(model)
+    clean = traces_of(model)
     assert tessella.apply(model, Norm(2), keep=KEEP) is model
     close(model(**inputs).logits[0], expected)
     assert tessella.current_run(model).report.tokens_kept == KEEP
     assert tessella.remove(model) is model
     assert torch.equal(model(**inputs).logits, before)
-    assert traces(model) == clean
+    assert traces_of(model) == clean
     with pytest.raises(UnsupportedError, match="nothing is applied"):
         tessella.remove(model)
 
@@ -180,7 +170,7 @@ def test_nested_runs(model: Any) -> None:
     """The inner run replaces the outer one until it ends, also if the outer one ends first."""
     inputs = tiny_inputs()
     before = model(**inputs).logits
-    clean = traces(model)
+    clean = traces_of(model)
     kept = {k: kept_by_norm(model, inputs, k, 2) for k in (5, 9)}
     five, nine = (next(iter(oracles(model, inputs, kept[k], 2))).logits() for k in (5, 9))
     with tessella.reduce(model, Norm(2), keep=5, positions="original") as outer:
@@ -199,20 +189,20 @@ def test_nested_runs(model: Any) -> None:
     close(model(**inputs).logits[0], nine)
     second.__exit__()
     assert torch.equal(model(**inputs).logits, before)
-    assert traces(model) == clean
+    assert traces_of(model) == clean
 
 
 def test_repeated_runs_leave_no_trace(model: Any) -> None:
     inputs = tiny_inputs()
     before = model(**inputs).logits
-    clean = traces(model)
+    clean = traces_of(model)
     for i in range(100):
         with tessella.reduce(model, (Asked(), Features(), Norm(1))[i % 3], keep=KEEP):
-            assert traces(model) != clean
+            assert traces_of(model) != clean
             if i % 10 < 3:
                 model(**inputs)
-                assert {t[2] for t in traces(model).values()} <= {"sdpa", None}
-        assert traces(model) == clean
+                assert {t[2] for t in traces_of(model).values()} <= {"sdpa", None}
+        assert traces_of(model) == clean
     assert torch.equal(model(**inputs).logits, before)
 
 
