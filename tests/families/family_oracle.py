@@ -7,6 +7,7 @@ cut like it, and the layers run one after the other.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -102,15 +103,18 @@ class FamilyOracle:
             running = [(value, [*running[i // size][1], i % size]) for value, i in found]
         return [tokens for _, tokens in running]
 
-    def loss(self, labels: Sequence[int]) -> Tensor:
-        """Mean next-token loss over the cut sequence; -100 is ignored."""
+    def loss(self, labels: Sequence[int]) -> tuple[Tensor, int]:
+        """Summed next-token loss over the cut sequence, and the number of targets; -100 is ignored."""
         slots, hidden = self.states()
         left = torch.tensor([labels[s] for s in slots])
-        return nn.functional.cross_entropy(self._head(hidden)[:-1], left[1:], ignore_index=-100)
+        total = nn.functional.cross_entropy(self._head(hidden)[:-1], left[1:], ignore_index=-100, reduction="sum")
+        return total, int((left[1:] != -100).sum())
 
     def _head(self, hidden: Tensor) -> Tensor:
         logits = self.model.lm_head(hidden)
         bound = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
+        if "final_logit_softcapping" not in inspect.getsource(type(self.model).forward):
+            bound = None  # transformers 5.18 does not heed it
         return logits if bound is None else torch.tanh(logits / bound) * bound
 
     def _arguments(self, given: dict[str, Any], slots: list[int], hidden: Tensor) -> dict[str, Any]:

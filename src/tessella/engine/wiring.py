@@ -216,6 +216,8 @@ class Wiring:
             tokens: Any = ids if ids is not None else inputs["inputs_embeds"]
             self._state = Continuing(self._adapter, ledger, mask, tokens.shape[1])
             self._recall(ledger)
+            if inputs.get("token_type_ids") is not None:  # masks are made of them, which layers are not given
+                changed = {**inputs, "token_type_ids": None}
             ledger.running = True
         elif has_visual:
             check_cache(cache)
