@@ -11,7 +11,7 @@ from torch import Tensor
 
 import tessella
 from tessella.testing.families import TinyFamily
-from tessella.testing.family_cases import Row, Told, decode, inputs_of, prompts, some_of, tokens_of
+from tessella.testing.family_cases import Row, Told, batches, decode, inputs_of, prompts, some_of, tokens_of
 
 STEPS = 8
 TOLERANCE = 1e-4  # logits are of size 5; the same sums in another order were seen to differ by 2e-5
@@ -89,16 +89,24 @@ def test_beams_are_those_of_the_short_input(family: TinyFamily, model: Any, plac
 
 
 @pytest.mark.parametrize("place", LAYERS)
-def test_losses_are_those_of_the_short_input(family: TinyFamily, model: Any, place: str) -> None:
-    inputs = inputs_of(family, hardest(family))
-    slots = visual_slots(model, inputs["input_ids"][0])
-    labels = inputs["input_ids"].clone()
-    labels[0, slots] = -100
-    labels[0, : slots[0]] = -100
-    method = told(model, inputs, LAYERS[place])
-    oracle = FamilyOracle(model, inputs, method.rows[0], LAYERS[place])
-    whole = model(**inputs, labels=labels).loss
-    with tessella.reduce(model, method, positions="original"):
-        loss = model(**inputs, labels=labels).loss
-    torch.testing.assert_close(loss, oracle.loss(labels[0].tolist()), atol=1e-5, rtol=0)
+def test_losses_of_a_ragged_batch_are_those_of_the_short_inputs(family: TinyFamily, model: Any, place: str) -> None:
+    rows = batches(family)["pictures"][:2]
+    batch = inputs_of(family, *rows)
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    kept, total, count = [], torch.zeros(()), 0
+    for n, row in enumerate(rows):
+        single = inputs_of(family, row, first_row=n)
+        slots = visual_slots(model, single["input_ids"][0])
+        kept.append(some_of(len(slots))[n:])
+        padding = labels.shape[1] - single["input_ids"].shape[1]
+        labels[n, [padding + s for s in slots]] = -100
+        if padding:
+            labels[n, padding] = -100  # alone it has no token in front of it
+        oracle = FamilyOracle(model, single, kept[n], LAYERS[place])
+        loss, targets = oracle.loss(labels[n, padding:].tolist())
+        total, count = total + loss, count + targets
+    whole = model(**batch, labels=labels).loss
+    with tessella.reduce(model, Told(LAYERS[place], tuple(kept)), positions="original"):
+        loss = model(**batch, labels=labels).loss
+    torch.testing.assert_close(loss, total / count, atol=1e-5, rtol=0)
     assert abs(float(loss - whole)) > 1e-3
