@@ -89,7 +89,8 @@ def test_beams_are_those_of_the_short_input(family: TinyFamily, model: Any, plac
 
 
 @pytest.mark.parametrize("place", LAYERS)
-def test_losses_of_a_ragged_batch_are_those_of_the_short_inputs(family: TinyFamily, model: Any, place: str) -> None:
+def test_losses_are_those_of_the_short_input(family: TinyFamily, model: Any, place: str) -> None:
+    """Of a ragged batch, whose rows are cut and read one by one by hand."""
     rows = batches(family)["pictures"][:2]
     batch = inputs_of(family, *rows)
     labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
