@@ -8,9 +8,9 @@ import pytest
 import torch
 from laid_out import places, without_two_placeholders
 from PIL import Image
-from spying import seen_by
 from torch import Tensor
 
+from spying import seen_by
 from tessella.core.errors import LayoutError
 from tessella.core.view import Captures
 from tessella.models.adapter import find_adapter

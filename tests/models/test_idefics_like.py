@@ -9,10 +9,10 @@ import pytest
 import torch
 from laid_out import places, without_two_placeholders
 from PIL import Image
-from spying import seen_by
 from torch import Tensor
 
 import tessella
+from spying import seen_by
 from tessella.core.errors import LayoutError, UnsupportedError
 from tessella.core.layout import PATCH, THUMBNAIL
 from tessella.core.view import Captures

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from library_packing import entries_of
-from spying import seen_by
 from torch import Tensor, nn
 
 import tessella
+from spying import seen_by
 from tessella.core.errors import LayoutError, UnsupportedError
 from tessella.core.layout import PATCH, THUMBNAIL
 from tessella.models.adapter import find_adapter

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from spying import seen_by
 
+from spying import seen_by
 from tessella.core.errors import LayoutError
 from tessella.core.layout import Block
 from tessella.models.adapter import find_adapter

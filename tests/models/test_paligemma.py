@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 from laid_out import places, without_two_placeholders
-from spying import seen_by
 from torch import Tensor
 
+from spying import seen_by
 from tessella.core.errors import LayoutError
 from tessella.core.view import Captures
 from tessella.models.adapter import HALF_STATISTICS, find_adapter

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 from laid_out import places, without_two_placeholders
-from spying import seen_by
 from torch import Tensor, nn
 
 import tessella
+from spying import seen_by
 from tessella.core.errors import LayoutError, UnsupportedError
 from tessella.core.view import Captures
 from tessella.models.adapter import find_adapter

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 from library_packing import Entry, entries_of, places_of, tower_pixels
-from spying import seen_by
 from torch import Tensor
 
+from spying import seen_by
 from tessella.core.view import Captures
 from tessella.models.adapter import find_adapter
 from tessella.models.footprint import Footprint, shares_of
