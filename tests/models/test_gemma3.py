@@ -126,3 +126,12 @@ def pooled(model: Any, values: Tensor) -> Tensor:
     """Values of patches `[pictures, patches, n]` through the connector's pooling: `[pictures, tokens, n]`."""
     grid = values.transpose(1, 2).unflatten(2, (2 * SIDE, 2 * SIDE))
     return model.model.multi_modal_projector.avg_pool(grid).flatten(2).transpose(1, 2)
+
+
+def test_attention_scale_is_the_layer_s_own() -> None:
+    """Gemma 3 scales by a setting of its own, which feather reads."""
+    model = FAMILY.model()
+    scalar = model.config.text_config.query_pre_attn_scalar
+    assert scalar != model.config.text_config.head_dim
+    seen = seen_by(lambda v: [v.attention_scale(n) for n in range(4)], model, FAMILY.inputs(), at_layer=1)
+    assert seen == [pytest.approx(scalar**-0.5)] * 4

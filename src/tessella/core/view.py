@@ -122,6 +122,10 @@ class View(ABC):
         its own input, if `captures` names it in `decoder_inputs`. Nothing runs twice and no cache is written to.
         """
 
+    def attention_scale(self, layer: int) -> float | None:
+        """By what a decoder layer multiplies products of queries and keys; None: one by the root of their width."""
+        return None
+
     @abstractmethod
     def places(self, of: Place) -> Int[Tensor, "B N"]:
         """Where each visual token, the last token (N = 1) or each text token stands in the current sequence.

@@ -192,6 +192,9 @@ class EngineView(View):
             detach(module, recorder)
         return recorder.queries[0][self._rows], recorder.keys[0][self._rows]
 
+    def attention_scale(self, layer: int) -> float | None:
+        return getattr(self._adapter.decoder_attention(layer), "scaling", None)
+
     def places(self, of: Place) -> Int[Tensor, "B N"]:
         if of == "visual":
             return torch.where(self.mask, self._places, -1)

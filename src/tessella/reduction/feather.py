@@ -8,7 +8,8 @@ Differs  the authors take one square picture; here every picture or crop is rank
          keeps int(n rho^2) of the n tokens left: that is the field `rho`, and what happens without a keep (0.3). A keep
          of k sets rho = (k / N)^(1/3), the first cut keeps int(N rho) tokens and the grid, the second exactly k. Unless
          `stride` is given, a grid of stride 3 with more than half of int(N rho) tokens is widened until it has at most
-         that, or left out. Under scope `layer-mean` the grid is expected to overlap the best tokens as by chance
+         that, or left out. A cap on attention scores (Gemma 2) is not applied. Under scope `layer-mean` the grid is
+         expected to overlap the best tokens as by chance
 """
 
 from __future__ import annotations
@@ -103,7 +104,8 @@ class Feather(Method):
         """Mean over heads of the last token's attention to the visual tokens alone, without rotary embedding."""
         query, key = view.project(layer, rotate=False)
         query, key = _at(query, view.places("last")), _at(key, view.places("visual"))
-        rows = attention_rows(query, key, query.shape[3] ** -0.5, view.mask[:, None, None, :])
+        scale = view.attention_scale(layer) or query.shape[3] ** -0.5
+        rows = attention_rows(query, key, scale, view.mask[:, None, None, :])
         return rows[:, :, 0].mean(dim=1)
 
     def num_top(self, counts: Counts) -> list[int]:
