@@ -36,7 +36,9 @@ def test_ragged_items() -> None:
 def test_rows_from_a_function() -> None:
     view = ArrayView(
         embeddings=torch.zeros(1, 3, 2),
-        attention_rows=lambda layer, queries, softmax: torch.full((1, 1, 1, 3), float(layer) + (softmax == "visual")),
+        attention_rows=lambda layer, queries, softmax, keys: torch.full(
+            (1, 1, 1, 3), float(layer) + (softmax == "visual")
+        ),
     )
     assert view.attention_rows(4, softmax="visual")[0, 0, 0].tolist() == [5.0, 5.0, 5.0]
 

@@ -29,6 +29,9 @@ NEEDS = {
     "decoder_rows": "attention rows of chosen queries in a decoder layer",
     "projection": "queries and keys of a decoder layer before it runs",
     "text": "embeddings of the prompt's text",
+    "words": "the words of the question, for which a run needs the processor",
+    "text_tower": "a text encoder that shares a space with the vision encoder",
+    "frames": "the frames of a clip",
     "pixels": "the pixels of each image",
     "sizes": "an encoder that takes pictures of other sizes",
 }

@@ -166,6 +166,44 @@ class Selector(Method):
         return Reduction(keep=mask_of(picks, view.mask.shape[1]), num_kept=counts.num_keep if exact else None)
 
 
+class ScoredSelector(Selector):
+    """A selector that goes by a score per token; `choose` takes any other method's score as well as its own."""
+
+    @abstractmethod
+    def score(self, view: View) -> Float[Tensor, "B V"]:
+        """A score per token, higher is better."""
+
+    @abstractmethod
+    def choose(self, scores: Float[Tensor, "B V"], view: View, counts: Counts) -> Int[Tensor, "B K"]:
+        """Indices of kept tokens by a score, in the order taken, padded with -1."""
+
+    def select(self, view: View, counts: Counts) -> Int[Tensor, "B K"]:
+        with view.clock("score"):
+            scores = self.score(view)
+        check_shape(self.id, "score", scores, view.mask)
+        return self.choose(scores, view, counts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Allocation:
+    """How many tokens each group of an item may keep.
+
+    `group [B, V]` is the number of each token's group, -1 for none; `quota [B, G]` how many it may keep. A row's quotas
+    sum to what the item keeps, and none is larger than its group.
+    """
+
+    group: Int[Tensor, "B V"]
+    quota: Int[Tensor, "B G"]
+
+
+class Allocator(ABC):
+    """Beside another contract: a method that divides a count among groups of tokens by any score."""
+
+    @abstractmethod
+    def allocate(self, scores: Float[Tensor, "B V"], view: View, counts: Counts) -> Allocation:
+        """The groups of the tokens and their shares of `counts.num_keep`."""
+
+
 class Merger(Method):
     """A method that answers with new tokens, merged from several."""
 
@@ -176,6 +214,29 @@ class Merger(Method):
     def reduce(self, view: View, counts: Counts) -> Reduction:
         with view.clock("select"):
             return self.merge(view, counts)
+
+
+class KeptMerger(Merger):
+    """A merger that folds dropped tokens into a set of kept ones, which any other method may choose.
+
+    Of a count it makes `reserved` tokens by itself (centres, a token that sums up the rest); `fold` is given the
+    others.
+    """
+
+    @abstractmethod
+    def kept(self, view: View, counts: Counts) -> Bool[Tensor, "B V"]:
+        """The tokens that this method itself would keep before it folds the rest: all but `reserved`."""
+
+    @abstractmethod
+    def fold(self, kept: Bool[Tensor, "B V"], view: View, counts: Counts) -> Reduction:
+        """Kept tokens with the others folded in; with its own tokens it keeps `counts.num_keep`."""
+
+    def reserved(self, counts: Counts) -> tuple[int, ...]:
+        """Tokens of each item's count that `fold` makes by itself; by default none."""
+        return (0,) * len(counts.num_keep)
+
+    def merge(self, view: View, counts: Counts) -> Reduction:
+        return self.fold(self.kept(view, counts), view, counts)
 
 
 class Corrector(Scorer):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,7 +16,9 @@ from .layout import Layout
 from .model_info import ModelInfo
 from .reduction import VisualTokens
 
-Queries = Literal["last", "text"]
+Queries = Literal["last", "text", "visual"]
+Keys = Literal["visual", "text"]
+Span = Literal["all", "question"]
 Softmax = Literal["all", "visual"]
 Place = Literal["visual", "last", "text"]
 
@@ -27,7 +29,8 @@ class Captures:
 
     `encoder` and `decoder`: layers whose queries and keys are read. `class_features`: the class token at the feature
     layer. `encoder_hidden`: encoder layers whose outputs are read. `decoder_inputs`: decoder layers whose inputs are
-    kept until the next cut, so that `project` can look back at them.
+    kept until the next cut, so that `project` can look back at them. `text_tower`: a text encoder that shares a space
+    with the vision encoder.
     """
 
     encoder: tuple[int, ...] = ()
@@ -35,6 +38,7 @@ class Captures:
     encoder_hidden: tuple[int, ...] = ()
     class_features: bool = False
     decoder_inputs: tuple[int, ...] = ()
+    text_tower: bool = False
 
     @property
     def reads_encoder(self) -> bool:
@@ -89,6 +93,14 @@ class View(ABC):
         """Attention that each patch receives in an encoder layer, mean over heads and over all queries."""
 
     @abstractmethod
+    def patch_attention(self, layer: int) -> tuple[Float[Tensor, "B V"], Float[Tensor, "B V"]]:
+        """Attention among the patches of an encoder layer: what each receives from them, and what each gives to them.
+
+        Means over heads and over the patches; the softmax includes a class token, where there is one, so that what a
+        patch gives is the share that it does not give to the class token, over the number of patches.
+        """
+
+    @abstractmethod
     def encoder_keys(self, layer: int) -> Float[Tensor, "B H V D"]:
         """Key vectors of the patches in an encoder layer, bias included, before scaling."""
 
@@ -106,12 +118,13 @@ class View(ABC):
 
     @abstractmethod
     def attention_rows(
-        self, layer: int, queries: Queries = "last", softmax: Softmax = "all"
+        self, layer: int, queries: Queries = "last", softmax: Softmax = "all", keys: Keys = "visual"
     ) -> Float[Tensor, "B H Q V"]:
         """Attention from chosen queries to each visual token in decoder layer `layer`, in float32.
 
         `softmax="all"` normalises over every key that the query may see; "visual" over the item's visual tokens only.
-        Rows of padded text queries are zero.
+        Queries and columns stand in the order of `places`. `keys="text"` gives columns of the text tokens instead,
+        under `softmax="all"` only. Rows and columns of padding are zero.
         """
 
     @abstractmethod
@@ -134,8 +147,24 @@ class View(ABC):
         """
 
     @abstractmethod
-    def text_embeddings(self) -> tuple[Float[Tensor, "B T C"], Bool[Tensor, "B T"]]:
-        """Embeddings of the prompt's text tokens and their mask."""
+    def text_embeddings(self, span: Span = "all") -> tuple[Float[Tensor, "B T C"], Bool[Tensor, "B T"]]:
+        """Embeddings of the prompt's text tokens and their mask.
+
+        `span="question"`: only the text behind the item's image, up to the next image that has text in front of it; all
+        of the prompt's text where nothing stands behind.
+        """
+
+    @abstractmethod
+    def words(self, span: Span = "question") -> list[str]:
+        """The text of a span as words. Raises UnsupportedError where the run was given no tokenizer."""
+
+    @abstractmethod
+    def embed(self, texts: Sequence[str]) -> tuple[Float[Tensor, "B T C"], Bool[Tensor, "B T"]]:
+        """Input embeddings of one text an item, without special tokens, and their mask; needs a tokenizer too."""
+
+    @abstractmethod
+    def text_tower(self) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B V D"]]:
+        """The question and each patch in the space that a text tower shares with the vision encoder, not normalised."""
 
     @abstractmethod
     def pixels(self) -> Float[Tensor, "B c h w"]:

@@ -134,6 +134,7 @@ def join_captures(several: Iterable[Captures]) -> Captures:
         encoder_hidden=_union(c.encoder_hidden for c in parts),
         class_features=any(c.class_features for c in parts),
         decoder_inputs=_union(c.decoder_inputs for c in parts),
+        text_tower=any(c.text_tower for c in parts),
     )
 
 

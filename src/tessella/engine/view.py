@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..core.budget import on_device
 from ..core.errors import MethodError, UnsupportedError
 from ..core.layout import Units
 from ..core.reduction import VisualTokens
-from ..core.view import Place, Queries, Softmax, View
+from ..core.view import Keys, Place, Queries, Softmax, Span, View
 from ..models.adapter import Adapter
 from ..ops import attention, draws
 from .capture import PREFIX, Recorder, Switch, attach, detach
@@ -88,15 +88,23 @@ class EngineView(View):
         def read(encoding: Encoding) -> Tensor:
             recorder = self._recorded(encoding, layer)
             calls = zip(recorder.queries, recorder.keys, strict=True)
-            received = [attention.attention_received(q, k, recorder.scaling) for q, k in calls]
-            if self.info.packs_pictures:  # the sum over a window's queries, to be shared among all of the grid
-                received = [r * r.shape[1] for r in received]
-            return self._by_patch(received)
+            return self._over_grids([attention.attention_received(q, k, recorder.scaling) for q, k in calls])
 
-        out = self._per_token(read)
-        if not self.info.packs_pictures:
-            return out
-        return out / self._sources.grid_sizes.to(out.device, non_blocking=True)[self._token_numbers()]
+        return self._shared_by_grid(self._per_token(read))
+
+    def patch_attention(self, layer: int) -> tuple[Float[Tensor, "B V"], Float[Tensor, "B V"]]:
+        def read(encoding: Encoding) -> Tensor:
+            recorder = self._recorded(encoding, layer)
+            first = int(self.info.has_class_token)
+            calls = zip(recorder.queries, recorder.keys, strict=True)
+            pairs = [attention.patch_attention(q, k, recorder.scaling, first) for q, k in calls]
+            both = [torch.stack(pair, dim=2) for pair in pairs]
+            if first:  # a class token's place, which is left out again
+                both = [torch.nn.functional.pad(p, (0, 0, first, 0)) for p in both]
+            return self._over_grids(both)
+
+        received, given = self._shared_by_grid(self._per_token(read)).unbind(dim=2)
+        return received, given
 
     def encoder_keys(self, layer: int) -> Float[Tensor, "B H V D"]:
         def read(encoding: Encoding) -> Tensor:
@@ -147,7 +155,7 @@ class EngineView(View):
     # -- the language model ------------------------------------------------------------------------------------------
 
     def attention_rows(
-        self, layer: int, queries: Queries = "last", softmax: Softmax = "all"
+        self, layer: int, queries: Queries = "last", softmax: Softmax = "all", keys: Keys = "visual"
     ) -> Float[Tensor, "B H Q V"]:
         recorder = self._sources.decoder.get(layer)
         if recorder is None or not recorder.queries:
@@ -158,15 +166,20 @@ class EngineView(View):
             raise MethodError(
                 f"{self._method_id}: layer {layer} ran before the last cut; its attention no longer fits."
             )
-        where = self._last_places() if queries == "last" else self._text_places()
-        picked = query.gather(2, where.clamp(min=0)[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3]))
-        allowed = self._allowed(where, mask, key.shape[2])
+        columns = self.places(keys)
         if softmax == "visual":
-            return self._visual_rows(picked, key, recorder, where)
-        rows = attention.attention_rows(picked, key, recorder.scaling, allowed, recorder.softcap)
-        columns = self._places[:, None, None, :].expand(-1, rows.shape[1], rows.shape[2], -1)
-        out = rows[self._rows].gather(3, columns)
-        return out * self.mask[:, None, None, :] * (where >= 0)[self._rows][:, None, :, None]
+            asking, seen = self.places(queries), (columns >= 0)[:, None, None, :]
+            picked, near = _picked(query[self._rows], asking), _picked(key[self._rows], columns)
+            rows = attention.attention_rows(picked, near, recorder.scaling, seen, recorder.softcap)
+            return rows * (asking >= 0)[:, None, :, None]
+        # rows of text are the same for all items of a prompt
+        each = self._rows if queries == "visual" else torch.arange(len(query), device=query.device)
+        asking = self.places(queries) if queries == "visual" else self._text_or_last(queries)
+        allowed = self._allowed(asking, mask, key.shape[2], each)
+        picked = _picked(query[each], asking)
+        rows = attention.attention_rows(picked, key[each], recorder.scaling, allowed, recorder.softcap)
+        rows = rows * (asking >= 0)[:, None, :, None]
+        return _columns(rows if queries == "visual" else rows[self._rows], columns)
 
     def project(self, layer: int, rotate: bool) -> tuple[Float[Tensor, "B H S D"], Float[Tensor, "B G S D"]]:
         hidden = self._hidden if layer >= self._layer else self._layer_inputs.get(layer)
@@ -198,15 +211,41 @@ class EngineView(View):
     def places(self, of: Place) -> Int[Tensor, "B N"]:
         if of == "visual":
             return torch.where(self.mask, self._places, -1)
-        return (self._last_places() if of == "last" else self._text_places())[self._rows]
+        return self._text_or_last(of)[self._rows]
 
-    def text_embeddings(self) -> tuple[Float[Tensor, "B T C"], Bool[Tensor, "B T"]]:
+    def text_embeddings(self, span: Span = "all") -> tuple[Float[Tensor, "B T C"], Bool[Tensor, "B T"]]:
         embeddings = self._sources.embeddings
         if embeddings is None:
             raise self._undeclared("text_embeddings")
-        where = self._text_places(self._history[0])[self._rows]
+        where = self.span(span)
         real = where >= 0
         return embeddings[self._rows[:, None], where.clamp(min=0)] * real[:, :, None], real
+
+    def words(self, span: Span = "question") -> list[str]:
+        raise UnsupportedError(f"{self._method_id} reads words; give the run a processor.")
+
+    def embed(self, texts: Sequence[str]) -> tuple[Float[Tensor, "B T C"], Bool[Tensor, "B T"]]:
+        raise UnsupportedError(f"{self._method_id} reads words; give the run a processor.")
+
+    def text_tower(self) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B V D"]]:
+        raise UnsupportedError(f"{self._method_id} needs a text tower; give the run one.")
+
+    def span(self, span: Span) -> Int[Tensor, "B T"]:
+        """Places, in the prompt before any cut, of each item's text tokens in a span, padded with -1 at the end."""
+        everything = self._text_places(self._history[0])[self._rows]
+        if span == "all":
+            return everything
+        first = self._history[0].layout
+        ends: list[tuple[int, int]] = []
+        for row, blocks in zip(self._units.source_row, self._units.layout.blocks, strict=True):
+            count = first.num_tokens[row]
+            mine = torch.isin(first.image[row, :count], torch.tensor([b.image for b in blocks]))
+            ends.append(_question_of(first.slot[row, :count], int(first.slot[row, :count][mine].amax())))
+        behind, end = on_device([e for pair in ends for e in pair], everything.device).view(-1, 2, 1).unbind(dim=1)
+        chosen = (everything > behind) & (everything < end)
+        chosen = torch.where(chosen.any(dim=1, keepdim=True), chosen, everything >= 0)
+        order = torch.sort((~chosen).to(torch.int8), dim=1, stable=True).indices
+        return torch.where(chosen.gather(1, order), everything.gather(1, order), -1)
 
     def uniforms(self, seed: int) -> Float[Tensor, "B V"]:
         out = torch.zeros(self._index.shape, dtype=torch.float64)
@@ -267,6 +306,17 @@ class EngineView(View):
             raise self._undeclared(f"encoder layer {layer}")
         return recorder
 
+    def _over_grids(self, calls: list[Float[Tensor, "items S *rest"]]) -> Float[Tensor, "N *rest"]:
+        """Means over the queries of a call, by patch; where calls are windows, sums over them."""
+        return self._by_patch([c * c.shape[1] for c in calls] if self.info.packs_pictures else calls)
+
+    def _shared_by_grid(self, values: Float[Tensor, "B V *rest"]) -> Float[Tensor, "B V *rest"]:
+        """Sums over the queries of a window as means over those of the whole grid."""
+        if not self.info.packs_pictures:
+            return values
+        sizes = self._sources.grid_sizes.to(values.device, non_blocking=True)[self._token_numbers()]
+        return values / sizes.reshape(*sizes.shape, *[1] * (values.ndim - 2))
+
     def _by_patch(self, calls: list[Float[Tensor, "items S *rest"]]) -> Float[Tensor, "N *rest"]:
         """What several calls of an attention module gave, one row a patch."""
         return torch.cat([self._adapter.as_patches(c) for c in calls])
@@ -277,6 +327,10 @@ class EngineView(View):
                 f"{self._method_id} reads the vision encoder, but the call was given mm_encoder_outputs that were made "
                 "outside this run. Make them inside it, or give pixel_values."
             )
+
+    def _text_or_last(self, of: Place) -> Int[Tensor, "R N"]:
+        """Places of each batch row's text tokens, or of its last token."""
+        return self._last_places() if of == "last" else self._text_places()
 
     def _last_places(self) -> Int[Tensor, "R 1"]:
         """Place of each batch row's last real token."""
@@ -297,28 +351,44 @@ class EngineView(View):
         order = torch.sort((~text).to(torch.int8), dim=1, stable=True).indices
         return torch.where(text.gather(1, order), order, -1)
 
-    def _allowed(self, where: Int[Tensor, "R Q"], mask: Tensor | None, num_keys: int) -> Bool[Tensor, "R 1 Q S"]:
-        """Which keys each chosen query may see."""
+    def _allowed(
+        self, where: Int[Tensor, "N Q"], mask: Tensor | None, num_keys: int, rows_of: Int[Tensor, " N"]
+    ) -> Bool[Tensor, "N 1 Q S"]:
+        """Which keys each chosen query of the batch rows `rows_of` may see."""
         keys = torch.arange(num_keys, device=where.device)
         if mask is not None and mask.ndim == 4:
             index = where.clamp(min=0)[:, None, :, None].expand(-1, 1, -1, num_keys)
-            rows = mask[:, :1].expand(len(where), -1, -1, -1).gather(2, index)
+            rows = mask[:, :1].expand(len(self._segment.places), -1, -1, -1)[rows_of].gather(2, index)
             return rows if rows.dtype == torch.bool else rows > torch.finfo(rows.dtype).min / 2
         allowed = keys <= where[:, :, None]
         valid = self._segment.valid
-        return (allowed if valid is None else allowed & valid[:, None, :])[:, None]
-
-    def _visual_rows(
-        self,
-        query: Float[Tensor, "R H Q D"],
-        key: Float[Tensor, "R G S D"],
-        recorder: Recorder,
-        where: Int[Tensor, "R Q"],
-    ) -> Float[Tensor, "B H Q V"]:
-        picked = key[self._rows].gather(2, self._places[:, None, :, None].expand(-1, key.shape[1], -1, key.shape[3]))
-        mask = self.mask[:, None, None, :]
-        rows = attention.attention_rows(query[self._rows], picked, recorder.scaling, mask, recorder.softcap)
-        return rows * (where >= 0)[self._rows][:, None, :, None]
+        return (allowed if valid is None else allowed & valid[rows_of][:, None, :])[:, None]
 
     def _undeclared(self, what: str) -> MethodError:
         return MethodError(f"{self._method_id} asks for {what}, which its captures() does not declare.")
+
+
+def _picked(values: Float[Tensor, "B H S D"], where: Int[Tensor, "B N"]) -> Float[Tensor, "B H N D"]:
+    """Values at places; padding reads place 0."""
+    return values.gather(2, where.clamp(min=0)[:, None, :, None].expand(-1, values.shape[1], -1, values.shape[3]))
+
+
+def _columns(rows: Float[Tensor, "B H Q S"], where: Int[Tensor, "B N"]) -> Float[Tensor, "B H Q N"]:
+    """Columns at places; zero for padding."""
+    index = where.clamp(min=0)[:, None, None, :].expand(-1, rows.shape[1], rows.shape[2], -1)
+    return rows.gather(3, index) * (where >= 0)[:, None, None, :]
+
+
+def _question_of(slots: Int[Tensor, " V"], last: int) -> tuple[int, int]:
+    """Between which places the text behind an image stands, whose last token is at `last`.
+
+    Images that follow each other without text share the text behind the last of them.
+    """
+    later = slots[slots >= last]
+    gaps = (later[1:] - later[:-1] > 1).nonzero()
+    if len(gaps) == 0:
+        return int(later[-1]), _FAR
+    return int(later[gaps[0, 0]]), int(later[gaps[0, 0] + 1])
+
+
+_FAR = 2**62

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -52,19 +54,59 @@ def attention_received(
     >>> attention_received(torch.zeros(2, 4, 5, 8), torch.zeros(2, 4, 5, 8), 1.0)[0]
     tensor([0.2000, 0.2000, 0.2000, 0.2000, 0.2000])
     """
+    total = torch.zeros(query.shape[0], query.shape[2], device=query.device)
+    for _, weights in weights_in_blocks(query, key, scale, mask, block):
+        total += weights.sum(dim=(1, 2))
+    real: Tensor | int = query.shape[2] if mask is None else mask.sum(dim=1, keepdim=True).clamp(min=1)
+    return total / (query.shape[1] * real)
+
+
+def patch_attention(
+    query: Float[Tensor, "B H N D"], key: Float[Tensor, "B G N D"], scale: float, first: int, block: int | None = None
+) -> tuple[Float[Tensor, "B P"], Float[Tensor, "B P"]]:
+    """Attention among the tokens from `first` on: what each receives from them and what each gives to them.
+
+    Means over heads and over these P tokens, from one softmax over all N keys, in blocks as `attention_received`.
+
+    >>> received, given = patch_attention(torch.zeros(1, 2, 5, 8), torch.zeros(1, 2, 5, 8), 1.0, first=1)
+    >>> received[0], given[0]
+    (tensor([0.2000, 0.2000, 0.2000, 0.2000]), tensor([0.2000, 0.2000, 0.2000, 0.2000]))
+    """
     batch, heads, num_tokens, _ = query.shape
-    groups = key.shape[1]
+    patches = num_tokens - first
+    received = torch.zeros(batch, patches, device=query.device)
+    given = torch.zeros(batch, patches, device=query.device)
+    for start, weights in weights_in_blocks(query[:, :, first:], key, scale, None, block):
+        among = weights[..., first:]
+        received += among.sum(dim=(1, 2))
+        given[:, start : start + among.shape[2]] += among.sum(dim=(1, 3))
+    return received / (heads * patches), given / (heads * patches)
+
+
+def weights_in_blocks(
+    query: Float[Tensor, "B H Q D"],
+    key: Float[Tensor, "B G N D"],
+    scale: float,
+    mask: Bool[Tensor, "B N"] | None = None,
+    block: int | None = None,
+) -> Iterator[tuple[int, Float[Tensor, "B h q N"]]]:
+    """Attention weights of all queries, some heads and `block` queries at a time, each with its first query.
+
+    With a `mask` queries are keys, and padded ones neither ask nor receive.
+
+    >>> [(start, tuple(w.shape)) for start, w in weights_in_blocks(torch.ones(1, 2, 3, 4), torch.ones(1, 2, 3, 4), 1.0)]
+    [(0, (1, 2, 3, 3))]
+    """
+    batch, heads, num_queries, _ = query.shape
+    groups, num_keys = key.shape[1], key.shape[2]
     share = heads // groups  # query heads that read one head of the keys
     elements = max(1, (CPU_BLOCK_ELEMENTS if query.device.type == "cpu" else BLOCK_ELEMENTS) // (batch * share or 1))
-    step = max(1, elements // max(1, num_tokens**2))
-    block = block or max(1, elements // (step * max(1, num_tokens)))
+    step = max(1, elements // max(1, num_queries * num_keys))
+    block = block or max(1, elements // (step * max(1, num_keys)))
     query, key = query.float(), key.float()  # once, not in every block
-    total = torch.zeros(batch, num_tokens, device=query.device)
     for group in range(0, groups, step):
         asking, asked = query[:, group * share : (group + step) * share], key[:, group : group + step]
-        for start in range(0, num_tokens, block):
+        for start in range(0, num_queries, block):
             stop = start + block
             pairs = None if mask is None else mask[:, None, start:stop, None] & mask[:, None, None, :]
-            total += attention_rows(asking[:, :, start:stop], asked, scale, pairs).sum(dim=(1, 2))
-    real: Tensor | int = num_tokens if mask is None else mask.sum(dim=1, keepdim=True).clamp(min=1)
-    return total / (heads * real)
+            yield start, attention_rows(asking[:, :, start:stop], asked, scale, pairs)

@@ -14,13 +14,13 @@ from ..core.errors import MethodError
 from ..core.layout import Block, Layout
 from ..core.model_info import ModelInfo
 from ..core.reduction import VisualTokens
-from ..core.view import Place, Queries, Softmax, View
+from ..core.view import Keys, Place, Queries, Softmax, Span, View
 from ..ops.draws import group_of, philox_uniforms, sample_id_of
 
 Array = Tensor | np.ndarray
 ByLayer = Array | Mapping[int, Array]
 Pair = tuple[Array, Array]
-Rows = ByLayer | Callable[[int, Queries, Softmax], Tensor]
+Rows = ByLayer | Callable[[int, Queries, Softmax, Keys], Tensor]
 
 TOKEN_AXIS = {
     "embeddings": 1,
@@ -36,12 +36,14 @@ TOKEN_AXIS = {
 class ArrayView(View):
     """What a method sees, from arrays: `[B, ...]`, of the shapes that the functions of `View` return.
 
-    Layer arrays (`class_attention`, `class_projection`, `attention_received`, `encoder_keys`, `encoder_hidden`,
-    `attention_rows`, `projection`) are one array (or pair) for whatever layer is asked, or a mapping by layer. The
-    tokens of an item are one grid: `grids` is its (rows, columns), for all items or one each; without it they are one
-    row, `num_tokens[b]` long. A `layout` takes the place of all three. Visual tokens of a `projection` stand at their
-    slots, every other place is text; `lengths` are the sequences without padding, by default all of it. The connector
-    is the identity unless given. Asking for what was not given raises MethodError.
+    Layer arrays (`class_attention`, `class_projection`, `attention_received`, `patch_attention`, `encoder_keys`,
+    `encoder_hidden`, `attention_rows`, `projection`) are one array (or pair) for whatever layer is asked, or a mapping
+    by layer. The tokens of an item are one grid: `grids` is its (rows, columns), for all items or one each; without it
+    they are one row, `num_tokens[b]` long. A `layout` takes the place of all three. Visual tokens of a `projection`
+    stand at their slots, every other place is text; `lengths` are the sequences without padding, by default all of it.
+    `question` is the part of the `text` that is the question, by default all of it, `words` the same in words, and
+    `embed` makes embeddings and a mask of other words. The connector is the identity unless given. Asking for what was
+    not given raises MethodError.
 
     >>> view = ArrayView(embeddings=torch.randn(2, 6, 8), grids=(2, 3))
     >>> view.layout.grids, view.tokens.embeddings.shape
@@ -57,12 +59,17 @@ class ArrayView(View):
         class_attention: ByLayer | None = None,
         class_projection: Pair | Mapping[int, Pair] | None = None,
         attention_received: ByLayer | None = None,
+        patch_attention: Pair | Mapping[int, Pair] | None = None,
         encoder_keys: ByLayer | None = None,
         encoder_hidden: ByLayer | None = None,
         attention_rows: Rows | None = None,
         projection: Pair | Mapping[int, Pair] | None = None,
         lengths: Sequence[int] | None = None,
         text: Pair | None = None,
+        question: Pair | None = None,
+        words: Sequence[str] | None = None,
+        embed: Callable[[Sequence[str]], tuple[Tensor, Tensor]] | None = None,
+        text_tower: Pair | None = None,
         pixels: Array | None = None,
         connector: Callable[[Tensor], Tensor] | None = None,
         grids: tuple[int, int] | Sequence[tuple[int, int]] | None = None,
@@ -79,11 +86,16 @@ class ArrayView(View):
             "class_attention": class_attention,
             "class_projection": class_projection,
             "attention_received": attention_received,
+            "patch_attention": patch_attention,
             "encoder_keys": encoder_keys,
             "encoder_hidden": encoder_hidden,
             "attention_rows": attention_rows,
             "projection": projection,
             "text": text,
+            "question": text if question is None else question,
+            "words": words,
+            "embed": embed,
+            "text_tower": text_tower,
             "pixels": pixels,
         }
         self._connector = connector
@@ -125,6 +137,10 @@ class ArrayView(View):
     def attention_received(self, layer: int) -> Float[Tensor, "B V"]:
         return self._at("attention_received", layer)
 
+    def patch_attention(self, layer: int) -> tuple[Float[Tensor, "B V"], Float[Tensor, "B V"]]:
+        received, given = self._at("patch_attention", layer)
+        return torch.as_tensor(received), torch.as_tensor(given)
+
     def encoder_keys(self, layer: int) -> Float[Tensor, "B H V D"]:
         return self._at("encoder_keys", layer)
 
@@ -135,11 +151,11 @@ class ArrayView(View):
         return features if self._connector is None else self._connector(features)
 
     def attention_rows(
-        self, layer: int, queries: Queries = "last", softmax: Softmax = "all"
+        self, layer: int, queries: Queries = "last", softmax: Softmax = "all", keys: Keys = "visual"
     ) -> Float[Tensor, "B H Q V"]:
         rows = self._given["attention_rows"]
         if callable(rows) and not isinstance(rows, Tensor):
-            return rows(layer, queries, softmax)
+            return rows(layer, queries, softmax, keys)
         return self._at("attention_rows", layer)
 
     def project(self, layer: int, rotate: bool) -> tuple[Float[Tensor, "B H S D"], Float[Tensor, "B G S D"]]:
@@ -161,9 +177,19 @@ class ArrayView(View):
         place = torch.where(text & (here < lengths), here, size).sort(dim=1).values
         return torch.where(place < size, place, -1).to(self.device)
 
-    def text_embeddings(self) -> tuple[Float[Tensor, "B T C"], Bool[Tensor, "B T"]]:
-        embeddings, mask = self._array("text")
+    def text_embeddings(self, span: Span = "all") -> tuple[Float[Tensor, "B T C"], Bool[Tensor, "B T"]]:
+        embeddings, mask = self._array("text" if span == "all" else "question")
         return torch.as_tensor(embeddings), torch.as_tensor(mask)
+
+    def words(self, span: Span = "question") -> list[str]:
+        return list(self._array("words"))
+
+    def embed(self, texts: Sequence[str]) -> tuple[Float[Tensor, "B T C"], Bool[Tensor, "B T"]]:
+        return self._array("embed")(texts)
+
+    def text_tower(self) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B V D"]]:
+        question, patches = self._array("text_tower")
+        return torch.as_tensor(question), torch.as_tensor(patches)
 
     def pixels(self) -> Float[Tensor, "B c h w"]:
         return self._array("pixels")

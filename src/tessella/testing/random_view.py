@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core.view import Captures, Queries, Softmax
+from ..core.view import Captures, Keys, Queries, Softmax
 from .array_view import ArrayView, default_info
 
 HEADS, CHANNELS, FEATURES, HEAD_DIM, TEXT, FIRST_SLOT, PIXELS = 4, 24, 20, 8, 5, 3, 48
+NUM_TEXT = FIRST_SLOT + TEXT  # text tokens of a sequence, in front of and behind the picture
 LOUD = 30.0  # fills padding: whoever reads it is noticed
 
 
@@ -48,11 +49,24 @@ def random_view(items: Sequence[Item], captures: Captures, dtype: torch.dtype = 
             out.append(torch.cat([values, torch.full(size, LOUD)], dim=axis))
         return torch.stack(out)
 
-    def rows(layer: int, queries: Queries, softmax: Softmax) -> Tensor:
+    def rows(layer: int, queries: Queries, softmax: Softmax, keys: Keys) -> Tensor:
         assert layer in captures.decoder, f"attention_rows(layer={layer}) is asked for, captures() does not declare it"
-        num_queries = 1 if queries == "last" else TEXT
         share = 0.5 if softmax == "all" else 1.0  # the other keys get the rest
-        return stack(f"rows {layer} {queries}", HEADS, num_queries, axis=2, softmax=True) * share
+        name = f"rows {layer} {queries}"
+        if queries != "visual":
+            num_queries = 1 if queries == "last" else NUM_TEXT
+            if keys == "text":
+                size = (HEADS, num_queries, NUM_TEXT)
+                return torch.stack([i.draw(name + " text", *size).softmax(dim=2) for i in items]) * share
+            return stack(name, HEADS, num_queries, axis=2, softmax=True) * share
+        if keys == "text":
+            return stack(name + " text", HEADS, NUM_TEXT, axis=1).softmax(dim=3) * share
+        widest = max(i.num_tokens for i in items)
+        out = torch.full((len(items), HEADS, widest, widest), LOUD)
+        for row, item in zip(out, items, strict=True):
+            n = item.num_tokens
+            row[:, :n, :n] = item.draw(name, HEADS, n, n).softmax(dim=2) * share
+        return out
 
     def projection(layer: str) -> tuple[Tensor, Tensor]:
         query, key = (
@@ -67,7 +81,16 @@ def random_view(items: Sequence[Item], captures: Captures, dtype: torch.dtype = 
         )
         return query.to(dtype), key.to(dtype)
 
-    text = torch.stack([item.draw("text", TEXT, CHANNELS) for item in items])
+    text = torch.stack([item.draw("text", NUM_TEXT, CHANNELS) for item in items])
+    question = torch.stack([item.draw("question", FEATURES) for item in items])
+
+    def embed(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """One embedding a word, the same for the same word."""
+        words = [[Item(1, 1).draw(word, CHANNELS) for word in text.split()] for text in texts]
+        embedded = torch.nn.utils.rnn.pad_sequence([torch.stack(w) for w in words], batch_first=True)
+        lengths = torch.tensor([len(w) for w in words])
+        return embedded.to(dtype), torch.arange(embedded.shape[1]) < lengths[:, None]
+
     encoder = captures.encoder
     return ArrayView(
         embeddings=stack("embeddings", CHANNELS).to(dtype),
@@ -78,12 +101,17 @@ def random_view(items: Sequence[Item], captures: Captures, dtype: torch.dtype = 
         class_attention={n: stack(f"class {n}", HEADS, axis=1, softmax=True) for n in encoder},
         class_projection={n: class_pair(n) for n in encoder},
         attention_received={n: stack(f"received {n}", softmax=True) for n in encoder},
+        patch_attention={n: (stack(f"from {n}", softmax=True), stack(f"to {n}").sigmoid() / 40) for n in encoder},
         encoder_keys={n: stack(f"keys {n}", HEADS, HEAD_DIM, axis=1).to(dtype) for n in encoder},
         encoder_hidden={n: stack(f"hidden {n}", FEATURES).to(dtype) for n in captures.encoder_hidden},
         attention_rows=rows,
         projection={n: projection(f" {n}") for n in captures.decoder_inputs} or projection(""),
         lengths=[FIRST_SLOT + i.num_tokens + TEXT for i in items],
-        text=(text.to(dtype), torch.ones(len(items), TEXT, dtype=torch.bool)),
+        text=(text.to(dtype), torch.ones(len(items), NUM_TEXT, dtype=torch.bool)),
+        question=(text[:, FIRST_SLOT:].to(dtype), torch.ones(len(items), TEXT, dtype=torch.bool)),
+        words=[f"what color is shape {item.seed}" for item in items],
+        embed=embed,
+        text_tower=(question.to(dtype), stack("patches", FEATURES).to(dtype)) if captures.text_tower else None,
         pixels=torch.stack([item.draw("pixels", 3, PIXELS, PIXELS) for item in items]).to(dtype),
         connector=lambda features: torch.nn.functional.pad(features, (0, CHANNELS - FEATURES)),
         grids=[(i.rows, i.columns) for i in items],
