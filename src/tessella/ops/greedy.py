@@ -1,4 +1,4 @@
-"""The greedy loop: take the token with the highest value, fold it into the state, go on."""
+"""The greedy loop: take the token with the highest value, fold it into the state, go on; and what is built on it."""
 
 from __future__ import annotations
 
@@ -45,3 +45,74 @@ def pick_greedily(
             state = absorb(state, pick)
     wanted = on_device(num_picks, mask.device)
     return torch.where(torch.arange(most, device=mask.device) < wanted[:, None], picks, -1)
+
+
+def farthest_first(
+    unit: Float[Tensor, "B V C"],
+    num_picks: Sequence[int],
+    mask: Bool[Tensor, "B V"],
+    first: Int[Tensor, " B"] | None = None,
+    weight: Float[Tensor, "B V"] | None = None,
+    cosines: Float[Tensor, "B V V"] | None = None,
+) -> Int[Tensor, "B K"]:
+    """Picks as far as can be from the nearest pick before them (max-min, k-center), as `pick_greedily` gives them.
+
+    Distance is 1 - cosine of the rows of `unit`, which have length one, times a `weight` >= 0 of the candidate. The
+    first pick is `first`, else the token of highest weight, else the first token. Similarities to a pick are computed
+    when it is taken, in O(V C), or read from all `cosines` where they are at hand.
+
+    >>> angle = torch.tensor([[0.0, 0.1, 1.0, 1.5]])
+    >>> unit = torch.stack([angle.cos(), angle.sin()], dim=2)
+    >>> farthest_first(unit, (3,), torch.ones(1, 4, dtype=torch.bool), first=torch.tensor([1]))
+    tensor([[1, 3, 2]])
+    """
+
+    def absorb(state: tuple[Tensor, Tensor], pick: Tensor) -> tuple[Tensor, Tensor]:
+        nearest = torch.minimum(state[1], 1 - _to_pick(unit, pick, cosines))
+        return nearest if weight is None else nearest * weight, nearest
+
+    opening = _opening(mask, first, weight)
+    return pick_greedily((opening, torch.full_like(opening, torch.inf)), _value, absorb, num_picks, mask)
+
+
+def max_sum(
+    unit: Float[Tensor, "B V C"], num_picks: Sequence[int], mask: Bool[Tensor, "B V"], first: Int[Tensor, " B"]
+) -> Int[Tensor, "B K"]:
+    """Picks whose cosines to all picks before them sum to the least, after `first`, as `pick_greedily` gives them.
+
+    Rows of `unit` have length one. O(V C) a pick and O(V) of memory.
+
+    >>> angle = torch.tensor([[0.0, 0.1, 1.0, 1.5]])
+    >>> unit = torch.stack([angle.cos(), angle.sin()], dim=2)
+    >>> max_sum(unit, (3,), torch.ones(1, 4, dtype=torch.bool), first=torch.tensor([1]))
+    tensor([[1, 3, 0]])
+    """
+
+    def absorb(state: tuple[Tensor, Tensor], pick: Tensor) -> tuple[Tensor, Tensor]:
+        total = state[1] + _to_pick(unit, pick)
+        return -total, total
+
+    opening = _opening(mask, first)
+    return pick_greedily((opening, torch.zeros_like(opening)), _value, absorb, num_picks, mask)
+
+
+def _value(state: tuple[Tensor, Tensor]) -> Float[Tensor, "B V"]:
+    """What the next pick maximises, of a state that holds it beside what it is made of."""
+    return state[0]
+
+
+def _opening(
+    mask: Bool[Tensor, "B V"], first: Int[Tensor, " B"] | None, weight: Float[Tensor, "B V"] | None = None
+) -> Float[Tensor, "B V"]:
+    """What the first pick maximises."""
+    if first is not None:
+        return (torch.arange(mask.shape[1], device=mask.device) == first[:, None]).float()
+    return torch.zeros(mask.shape, device=mask.device) if weight is None else weight
+
+
+def _to_pick(
+    unit: Float[Tensor, "B V C"], pick: Int[Tensor, " B"], cosines: Float[Tensor, "B V V"] | None = None
+) -> Float[Tensor, "B V"]:
+    """Cosine of each token to one pick an item."""
+    items = torch.arange(len(unit), device=unit.device)
+    return (unit @ unit[items, pick][:, :, None])[:, :, 0] if cosines is None else cosines[items, pick]
