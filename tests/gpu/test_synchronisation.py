@@ -15,14 +15,13 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
-READ_BACK = 1  # the placeholders, together with the mask
 FAMILIES = ["llava", "llava_next", "gemma3", "qwen2_5_vl"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("method", ["none", "random:0.5", "divprune:0.5", "fastv@2:0.5", "hiprune:0.5"])
 def test_waits_of_prefill(family: str, method: str) -> None:
-    """One read-back a prompt; one more for newlines that follow, and for the grids that the adapter reads."""
+    """None beyond the untouched model's, but for newlines that follow: their count is known to the device only."""
     tiny = tiny_family(family)
     model = tiny.model().cuda()
     inputs = {n: t.cuda() for n, t in tiny.inputs().items()}
@@ -32,8 +31,8 @@ def test_waits_of_prefill(family: str, method: str) -> None:
         with tessella.reduce(model, method):
             model(**inputs)
             mine = waits(model, inputs)
-    extra = {"llava_next": 3, "qwen2_5_vl": 2}.get(family, 0)  # sizes or grids, read when laid out and when encoded
-    assert mine <= plain + READ_BACK + extra
+    follow = family == "llava_next" and method != "none"
+    assert mine <= plain + int(follow)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

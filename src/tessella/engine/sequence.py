@@ -18,6 +18,7 @@ from ..core.budget import on_device
 from ..core.cards import Positions
 from ..core.layout import Layout, Units
 from ..core.reduction import Reduction
+from ..models.on_host import on_host
 from .bystanders import Bystanders
 
 
@@ -156,7 +157,7 @@ def make_cut(
         torch.where(kept >= 0, segment.origin.gather(1, kept.clamp(min=0)), -1),
         tuple(kept_of_row),
         tuple(width - s for s in sizes),
-        lambda: segment.layout.gather(kept.cpu(), range(batch)),
+        lambda: segment.layout.gather(on_host(kept), range(batch)),
     )
     return Cut(after, content.gather(1, gather), write)
 

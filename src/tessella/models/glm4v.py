@@ -11,6 +11,7 @@ from transformers.models.glm4v.modeling_glm4v import Glm4vModel
 
 from .adapter import placeholders
 from .footprint import Footprint
+from .on_host import on_host
 from .qwen_like import QwenLike, clip_footprint
 
 CLIP_TYPE = 2  # in mm_token_type_ids
@@ -24,7 +25,7 @@ class Glm4vAdapter(QwenLike):
 
     def footprints(self, modality: str, arguments: Mapping[str, Any]) -> list[tuple[Footprint, ...]]:
         merge = self.info.merge
-        grids = arguments[f"{modality}_grid_thw"].tolist()
+        grids = on_host(arguments[f"{modality}_grid_thw"]).tolist()
         return [(clip_footprint(t, h // merge, w // merge, merge).by_token(),) for t, h, w in grids]
 
     def slots(self, modality: str, inputs: Mapping[str, Any]) -> Bool[Tensor, "B S"] | None:

@@ -13,6 +13,7 @@ from ..core.errors import UnsupportedError
 from ..core.model_info import ModelInfo
 from .adapter import COMMON, HALF_STATISTICS, Adapter, Statistics
 from .footprint import Footprint, one_grid
+from .on_host import on_host
 
 
 class IdeficsLike(Adapter):
@@ -65,9 +66,11 @@ class IdeficsLike(Adapter):
 
     def real_tiles(self, pixels: Float[Tensor, "B N c h w"]) -> Bool[Tensor, "B N"]:
         """True, on the CPU, for tiles that are encoded: those that fill up shorter rows are zero everywhere."""
-        real = pixels[..., 0, :].to(self.entry.dtype).flatten(2).any(dim=2).cpu()  # the first line tells of nearly all
-        rest = ~real
-        real[rest] = pixels[rest].to(self.entry.dtype).flatten(1).any(dim=1).cpu()
+        first_lines = pixels[..., 0, :].to(self.entry.dtype).flatten(2).any(dim=2)  # these tell of nearly all
+        real = on_host(first_lines).clone()
+        row, tile = (~real).nonzero(as_tuple=True)
+        if len(row):
+            real[row, tile] = on_host(pixels[row, tile].to(self.entry.dtype).flatten(1).any(dim=1))
         return real
 
     def image_numbers(self, tokens: Tensor, slots: Int[Tensor, " V"], footprints: Sequence[Footprint]) -> list[int]:

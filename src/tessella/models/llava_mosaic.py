@@ -10,6 +10,7 @@ from torch import Tensor
 from .footprint import Footprint
 from .llava_like import LlavaLike
 from .mosaic import Size, mosaic_footprint, tile_grid
+from .on_host import on_host
 
 
 class MosaicLlava(LlavaLike):
@@ -32,4 +33,4 @@ class MosaicLlava(LlavaLike):
 
 def sizes_of(arguments: Mapping[str, Any]) -> list[Size]:
     """Height and width of each picture before it was cut."""
-    return [(int(height), int(width)) for height, width in arguments["image_sizes"].tolist()]
+    return [(int(height), int(width)) for height, width in on_host(arguments["image_sizes"]).tolist()]

@@ -16,6 +16,7 @@ from .adapter import IMAGE, VIDEO, Modality
 from .bilinear import shrink
 from .footprint import Footprint, one_grid
 from .llava_mosaic import MosaicLlava, sizes_of
+from .on_host import on_host
 
 
 class LlavaOnevisionAdapter(MosaicLlava):
@@ -37,7 +38,7 @@ class LlavaOnevisionAdapter(MosaicLlava):
         tiled = (
             [True] * len(sizes)
             if counts is None
-            else [n == 1 for n in torch.as_tensor(counts).tolist() for _ in range(n)]
+            else [n == 1 for n in on_host(torch.as_tensor(counts)).tolist() for _ in range(n)]
         )
         whole = untiled(self.side)
         return [(self.mosaic(size, most) if cut else whole,) for size, cut in zip(sizes, tiled, strict=True)]

@@ -14,6 +14,7 @@ from ..core.errors import LayoutError
 from ..core.layout import THUMBNAIL, Block, Layout
 from .adapter import Adapter
 from .footprint import Footprint
+from .on_host import on_host
 
 
 @dataclass(frozen=True)
@@ -45,15 +46,16 @@ def place(adapter: Adapter, inputs: Mapping[str, Any], given: Mapping[str, Seque
     Raises LayoutError where placeholders and footprints do not match.
     """
     names = [m for m in adapter.modalities if m in given]
+    ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
+    told = {n: on_host(inputs[n]) for n in ("input_ids", "mm_token_type_ids") if inputs.get(n) is not None}
+    inputs = {**inputs, **told}
     found = [adapter.slots(m, inputs) for m in names]
     if any(f is None for f in found) or not found:
         return None
-    mask = inputs.get("attention_mask")
-    whole = isinstance(mask, Tensor) and mask.shape == found[0].shape  # type: ignore[union-attr]
-    where = torch.stack([*found, mask.bool()] if whole else found).cpu()  # type: ignore  # the one read-back of a prompt
-    is_unpadded = bool(where[-1].all()) if whole else None
-    where = where[: len(names)]
-    tokens: Tensor = inputs["input_ids"] if inputs.get("input_ids") is not None else inputs["inputs_embeds"]
+    where = on_host(torch.stack(found))  # type: ignore[arg-type]
+    whole = isinstance(mask, Tensor) and mask.shape == where[0].shape
+    is_unpadded = bool(on_host(mask).all()) if whole else None  # type: ignore[arg-type]
+    tokens: Tensor = inputs["inputs_embeds"] if ids is None else inputs["input_ids"]
     slots, blocks, parts = [], [], []
     used = dict.fromkeys(names, 0)
     for row in range(where.shape[1]):

@@ -17,6 +17,7 @@ from ..core.layout import Block
 from ..core.model_info import ModelInfo
 from .adapter import COMMON, IMAGE, VIDEO, Adapter, Modality
 from .footprint import Footprint
+from .on_host import on_host
 from .patch_order import PatchOrder
 
 
@@ -69,12 +70,12 @@ class QwenLike(Adapter):
         return None
 
     def footprints(self, modality: str, arguments: Mapping[str, Any]) -> list[tuple[Footprint, ...]]:
-        grids = arguments[f"{modality}_grid_thw"].tolist()
+        grids = on_host(arguments[f"{modality}_grid_thw"]).tolist()
         merge = self.info.merge
         return [(clip_footprint(t, h // merge, w // merge, merge, self.window),) for t, h, w in grids]
 
     def pixels(self, modality: str, arguments: Mapping[str, Any]) -> list[Tensor]:
-        sizes = [math.prod(grid) for grid in arguments[f"{modality}_grid_thw"].tolist()]
+        sizes = [math.prod(grid) for grid in on_host(arguments[f"{modality}_grid_thw"]).tolist()]
         return list(arguments[self.modalities[modality].pixels].split(sizes))
 
     def restore(self, pixels: Tensor, footprint: Footprint) -> list[Float[Tensor, "c h w"]]:
