@@ -300,3 +300,30 @@ def test_a_probe_is_not_taken_for_the_layers_own_call() -> None:
     before = look(lambda v: v.attention_rows(1), inputs, at_layer=2, layers=captures)
     after = look(lambda v: (v.project(1, False), v.attention_rows(1))[1], inputs, at_layer=2, layers=captures)
     assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize("encoder", ["clip", "siglip"])
+def test_patch_attention_is_the_mean_of_rows_and_columns_without_the_class_token(encoder: str) -> None:
+    inputs = tiny_inputs((2, 1), padding="left")
+    received, given = look(lambda v: v.patch_attention(1), inputs, encoder, layers=Captures(encoder=(1,)))
+    first = 1 if encoder == "clip" else 0
+    among = encoder_attentions(encoder, inputs["pixel_values"], 1).mean(dim=1)[:, first:, first:]
+    torch.testing.assert_close(received, among.mean(dim=1), atol=1e-7, rtol=1e-5)
+    torch.testing.assert_close(given, among.mean(dim=2), atol=1e-7, rtol=1e-5)
+
+
+@pytest.mark.parametrize("queries", ["last", "text", "visual"])
+@pytest.mark.parametrize("keys", ["visual", "text"])
+def test_attention_rows_of_any_queries_and_columns(queries: Any, keys: Any) -> None:
+    inputs = tiny_inputs((2, 1), padding="left")
+
+    def function(view: View) -> tuple[Tensor, Tensor, Tensor]:
+        return view.attention_rows(1, queries, keys=keys), view.places(queries), view.places(keys)
+
+    shown, rows, columns = look(function, inputs, at_layer=2, layers=Captures(decoder=(1,)))
+    whole = decoder_attentions(inputs, 1)
+    for u, row in enumerate((0, 0, 1)):  # two pictures in the first prompt
+        q, k = rows[u][rows[u] >= 0], columns[u][columns[u] >= 0]
+        torch.testing.assert_close(shown[u][:, : len(q), : len(k)], whole[row][:, q][:, :, k], atol=1e-6, rtol=1e-5)
+        assert shown[u][:, len(q) :].eq(0).all()
+        assert shown[u][:, :, len(k) :].eq(0).all()

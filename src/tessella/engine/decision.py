@@ -14,6 +14,7 @@ from ..core.layout import Layout, Units
 from ..core.reduction import Reduction
 from .bystanders import Bystanders
 from .encoder import Picture
+from .finite import Finite
 from .report import PromptRecord, count_roles
 from .rewriting import Rewrite
 from .sequence import Segment
@@ -49,6 +50,7 @@ class Prompt:
     cache_bytes: int = 0
     full_cache_bytes: int = 0
     rewrite: Rewrite | None = None
+    finite: Finite = field(default_factory=Finite)
 
     @property
     def layout(self) -> Layout:
@@ -110,7 +112,8 @@ class Prompt:
         return out
 
     def record(self) -> PromptRecord:
-        """Counts for the report."""
+        """Counts for the report. Raises InputError where a method has read values that are not finite."""
+        self.finite.poll(wait=True)
         full = self.full_layout
         tokens_in = tuple(tuple(len(i) for i in _slots_by_image(full, r)) for r in range(len(full.slot)))
         tokens_kept = tuple(tuple(len(i) for i in row) for row in self.kept())

@@ -218,6 +218,7 @@ class Reading:
             rotary=self._rotary_for(layer, hidden, kwargs),
             state=self._state.setdefault(step.method.id, {}),
             stopwatch=self._stopwatch,
+            finite=self.prompt.finite,
         )
 
     def _apply(self, decision: Decision, hidden: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from ..models.adapter import Adapter
 from ..ops import attention, draws
 from .capture import PREFIX, Recorder, Switch, attach, detach
 from .encoder import Encoding
+from .finite import Finite
 from .sequence import Segment
 from .sources import Origin, Sources, origins_of
 from .timing import Stopwatch
@@ -43,18 +44,20 @@ class EngineView(View):
         rotary: Callable[[int], tuple[Tensor, Tensor]],
         state: dict[str, Any],
         stopwatch: Stopwatch,
+        finite: Finite,
     ) -> None:
         self.info = adapter.info
         self.state = state
         self._method_id = method_id
         self._adapter, self._sources, self._segment, self._history = adapter, sources, segment, history
         self._units, self._hidden, self._layer, self._rotary, self._stopwatch = units, hidden, layer, rotary, stopwatch
-        self._layer_inputs = layer_inputs
+        self._layer_inputs, self._finite = layer_inputs, finite
         self._rows = on_device(units.source_row, hidden.device)
         self._index = units.index.to(hidden.device, non_blocking=True)
         mask = self._index >= 0
         self._places = segment.visual[self._rows[:, None], self._index.clamp(min=0)].clamp(min=0)
-        embeddings = hidden[self._rows[:, None], self._places]
+        where = f"the output of decoder layer {layer - 1}" if layer else "the connector's output"
+        embeddings = self._checked(where, hidden[self._rows[:, None], self._places])
         self.tokens = VisualTokens(embeddings, units.layout, mask, mask.to(torch.float32))
 
     # -- the vision encoder ------------------------------------------------------------------------------------------
@@ -63,7 +66,8 @@ class EngineView(View):
         self._require_encodings()
         if any(e.features is None for e in self._sources.encodings):
             raise self._undeclared("features")
-        return self._sources.features(self._adapter, self._token_numbers())
+        where = f"the output of encoder layer {self.info.feature_layer}"
+        return self._checked(where, self._sources.features(self._adapter, self._token_numbers()))
 
     def class_features(self) -> Float[Tensor, "B Ce"]:
         def read(encoding: Encoding) -> Tensor:
@@ -71,7 +75,7 @@ class EngineView(View):
                 raise self._undeclared("class_features")
             return encoding.class_features
 
-        return self._per_item(read)
+        return self._per_item(read, f"the output of encoder layer {self.info.feature_layer}")
 
     def class_attention(self, layer: int) -> Float[Tensor, "B H V"]:
         def read(encoding: Encoding) -> Tensor:
@@ -82,7 +86,7 @@ class EngineView(View):
             ]
             return self._by_patch(rows)
 
-        return self._per_token(read).transpose(1, 2)
+        return self._per_token(read, _attention_of(layer)).transpose(1, 2)
 
     def attention_received(self, layer: int) -> Float[Tensor, "B V"]:
         def read(encoding: Encoding) -> Tensor:
@@ -90,7 +94,7 @@ class EngineView(View):
             calls = zip(recorder.queries, recorder.keys, strict=True)
             return self._over_grids([attention.attention_received(q, k, recorder.scaling) for q, k in calls])
 
-        return self._shared_by_grid(self._per_token(read))
+        return self._shared_by_grid(self._per_token(read, _attention_of(layer)))
 
     def patch_attention(self, layer: int) -> tuple[Float[Tensor, "B V"], Float[Tensor, "B V"]]:
         def read(encoding: Encoding) -> Tensor:
@@ -103,14 +107,14 @@ class EngineView(View):
                 both = [torch.nn.functional.pad(p, (0, 0, first, 0)) for p in both]
             return self._over_grids(both)
 
-        received, given = self._shared_by_grid(self._per_token(read)).unbind(dim=2)
+        received, given = self._shared_by_grid(self._per_token(read, _attention_of(layer))).unbind(dim=2)
         return received, given
 
     def encoder_keys(self, layer: int) -> Float[Tensor, "B H V D"]:
         def read(encoding: Encoding) -> Tensor:
             return self._by_patch([k.transpose(1, 2) for k in self._recorded(encoding, layer).keys])
 
-        return self._per_token(read).transpose(1, 2)
+        return self._per_token(read, f"the keys of encoder layer {layer}").transpose(1, 2)
 
     def class_projection(self, layer: int) -> tuple[Float[Tensor, "B H D"], Float[Tensor, "B H D"]]:
         if not self.info.has_class_token:
@@ -120,8 +124,8 @@ class EngineView(View):
             return torch.cat([t[:, :, 0] for t in calls])
 
         return (
-            self._per_item(lambda e: first(self._recorded(e, layer).queries)),
-            self._per_item(lambda e: first(self._recorded(e, layer).keys)),
+            self._per_item(lambda e: first(self._recorded(e, layer).queries), f"the queries of encoder layer {layer}"),
+            self._per_item(lambda e: first(self._recorded(e, layer).keys), f"the keys of encoder layer {layer}"),
         )
 
     def encoder_hidden(self, layer: int) -> Float[Tensor, "B V Ce"]:
@@ -131,7 +135,7 @@ class EngineView(View):
             hidden = encoding.hidden[layer]
             return hidden if hidden.ndim == 2 else self._adapter.as_patches(hidden)
 
-        return self._per_token(read)
+        return self._per_token(read, f"the output of encoder layer {layer}")
 
     def connector(self, features: Float[Tensor, "B K Ce"]) -> Float[Tensor, "B K C"]:
         return self._adapter.project(features)
@@ -171,14 +175,14 @@ class EngineView(View):
             asking, seen = self.places(queries), (columns >= 0)[:, None, None, :]
             picked, near = _picked(query[self._rows], asking), _picked(key[self._rows], columns)
             rows = attention.attention_rows(picked, near, recorder.scaling, seen, recorder.softcap)
-            return rows * (asking >= 0)[:, None, :, None]
+            return self._checked(f"attention in decoder layer {layer}", rows * (asking >= 0)[:, None, :, None])
         # rows of text are the same for all items of a prompt
         each = self._rows if queries == "visual" else torch.arange(len(query), device=query.device)
         asking = self.places(queries) if queries == "visual" else self._text_or_last(queries)
         allowed = self._allowed(asking, mask, key.shape[2], each)
         picked = _picked(query[each], asking)
         rows = attention.attention_rows(picked, key[each], recorder.scaling, allowed, recorder.softcap)
-        rows = rows * (asking >= 0)[:, None, :, None]
+        rows = self._checked(f"attention in decoder layer {layer}", rows * (asking >= 0)[:, None, :, None])
         return _columns(rows if queries == "visual" else rows[self._rows], columns)
 
     def project(self, layer: int, rotate: bool) -> tuple[Float[Tensor, "B H S D"], Float[Tensor, "B G S D"]]:
@@ -203,7 +207,11 @@ class EngineView(View):
         finally:
             switch.off()
             detach(module, recorder)
-        return recorder.queries[0][self._rows], recorder.keys[0][self._rows]
+        query, key = (
+            self._checked(f"the {n} of decoder layer {layer}", t[0][self._rows])
+            for n, t in (("queries", recorder.queries), ("keys", recorder.keys))
+        )
+        return query, key
 
     def attention_scale(self, layer: int) -> float | None:
         return getattr(self._adapter.decoder_attention(layer), "scaling", None)
@@ -265,17 +273,21 @@ class EngineView(View):
 
     # -- helpers -----------------------------------------------------------------------------------------------------
 
-    def _per_token(self, read: Callable[[Encoding], Tensor]) -> Float[Tensor, "B V *rest"]:
+    def _checked(self, where: str, values: Tensor) -> Tensor:
+        """Values that a method is about to read; see `Finite.check`."""
+        return self._finite.check(f"{self._method_id}: {where}", values)
+
+    def _per_token(self, read: Callable[[Encoding], Tensor], where: str) -> Float[Tensor, "B V *rest"]:
         """Values that `read` gives for each patch, as the units' tokens have them."""
         self._require_encodings()
-        return self._sources.per_token(read, self._token_numbers())
+        return self._checked(where, self._sources.per_token(read, self._token_numbers()))
 
-    def _per_item(self, read: Callable[[Encoding], Tensor]) -> Float[Tensor, "B *rest"]:
+    def _per_item(self, read: Callable[[Encoding], Tensor], where: str) -> Float[Tensor, "B *rest"]:
         """Values that `read` gives for each item of the encoder's batch, for each unit, which must be one item."""
         self._require_encodings()
         items = [self._sources.item(p.part, p.block) for p in self._origins()]
         values = torch.cat([read(e) for e in self._sources.encodings])
-        return values[on_device(items, values.device)]
+        return self._checked(where, values[on_device(items, values.device)])
 
     def _token_numbers(self) -> Int[Tensor, "B V"]:
         """The units' tokens, counted through all visual tokens of the prompts before any cut."""
@@ -366,6 +378,10 @@ class EngineView(View):
 
     def _undeclared(self, what: str) -> MethodError:
         return MethodError(f"{self._method_id} asks for {what}, which its captures() does not declare.")
+
+
+def _attention_of(layer: int) -> str:
+    return f"attention in encoder layer {layer}"
 
 
 def _picked(values: Float[Tensor, "B H S D"], where: Int[Tensor, "B N"]) -> Float[Tensor, "B H N D"]:

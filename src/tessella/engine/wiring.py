@@ -178,6 +178,8 @@ class Wiring:
     def _before_entry(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._inside and self._guard.is_mine():  # an interrupted forward: its last hook did not fire
             self._end_forward()
+        if self.prompt is not None:
+            self.prompt.finite.poll()
         self._guard.enter()
         self._state, self._inside = None, True
         inputs = by_name(module.forward, args, kwargs)
