@@ -20,7 +20,7 @@ Queries = Literal["last", "text", "visual"]
 Keys = Literal["visual", "text"]
 Span = Literal["all", "question"]
 Softmax = Literal["all", "visual"]
-Place = Literal["visual", "last", "text"]
+Place = Literal["visual", "last", "text", "all"]
 
 
 @dataclass(frozen=True)
@@ -141,9 +141,9 @@ class View(ABC):
 
     @abstractmethod
     def places(self, of: Place) -> Int[Tensor, "B N"]:
-        """Where each visual token, the last token (N = 1) or each text token stands in the current sequence.
+        """Where each visual token, the last token (N = 1), each text token or every token stands in the sequence.
 
-        Padded with -1 at the end.
+        Padded with -1 at the end; padding of the prompt is nowhere. "all" names the tokens of other items too.
         """
 
     @abstractmethod

@@ -341,8 +341,19 @@ class EngineView(View):
             )
 
     def _text_or_last(self, of: Place) -> Int[Tensor, "R N"]:
-        """Places of each batch row's text tokens, or of its last token."""
-        return self._last_places() if of == "last" else self._text_places()
+        """Places of each batch row's text tokens, of all its tokens, or of its last one."""
+        if of == "last":
+            return self._last_places()
+        return self._text_places() if of == "text" else self._real_places()
+
+    def _real_places(self) -> Int[Tensor, "R S"]:
+        """Places of each row's real tokens, padded with -1 at the end."""
+        segment = self._segment
+        here = torch.arange(segment.length, device=segment.places.device).expand(len(segment.places), -1)
+        if segment.valid is None:
+            return here
+        place = torch.where(segment.valid, here, segment.length).sort(dim=1).values
+        return torch.where(place < segment.length, place, -1)
 
     def _last_places(self) -> Int[Tensor, "R 1"]:
         """Place of each batch row's last real token."""

@@ -39,6 +39,20 @@ def attention_rows(
     return weights * mask  # a row without any key would be uniform
 
 
+def class_row(
+    query: Float[Tensor, "B C"], own: Float[Tensor, "B C"], keys: Float[Tensor, "B V C"], mask: Bool[Tensor, "B V"]
+) -> Float[Tensor, "B V"]:
+    """Attention of a class token to each patch, of one head over all C channels; its `own` key takes the rest.
+
+    >>> class_row(torch.zeros(1, 8), torch.zeros(1, 8), torch.zeros(1, 3, 8), torch.ones(1, 3, dtype=torch.bool))
+    tensor([[0.2500, 0.2500, 0.2500]])
+    """
+    query = query.float()
+    patches = (keys.float() @ query[:, :, None])[:, :, 0].masked_fill(~mask, -torch.inf)
+    logits = torch.cat([(own.float() * query).sum(dim=1, keepdim=True), patches], dim=1)
+    return (logits * query.shape[1] ** -0.5).softmax(dim=1)[:, 1:]
+
+
 def attention_received(
     query: Float[Tensor, "B H N D"],
     key: Float[Tensor, "B G N D"],

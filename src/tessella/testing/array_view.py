@@ -172,8 +172,10 @@ class ArrayView(View):
         lengths = torch.tensor(self._lengths or [size] * len(slots))[:, None]
         if of == "last":
             return (lengths - 1).to(self.device)
-        text = torch.ones(len(slots), size + 1, dtype=torch.bool).scatter(1, slots % (size + 1), False)[:, :size]
         here = torch.arange(size)
+        if of == "all":
+            return torch.where(here < lengths, here, -1).to(self.device)
+        text = torch.ones(len(slots), size + 1, dtype=torch.bool).scatter(1, slots % (size + 1), False)[:, :size]
         place = torch.where(text & (here < lengths), here, size).sort(dim=1).values
         return torch.where(place < size, place, -1).to(self.device)
 
