@@ -15,25 +15,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ..core.budget import Counts, on_device
 from ..core.cards import Card
-from ..core.contracts import Merger, mask_of
+from ..core.contracts import KeptMerger, mask_of
 from ..core.errors import MethodError
 from ..core.model_info import ModelInfo
 from ..core.reduction import Reduction
 from ..core.registry import register
 from ..core.view import Captures, View
-from ..ops.merging import merge_by_mean
+from ..ops.merging import across, add_to_centres, in_sequence, nearest_centres, parents_of, spaced_centres
 from ..ops.selection import mask_indices, top_indices
-from ..ops.similarity import cosine_similarity
 
 
 @register
 @dataclass(frozen=True)
-class VisionZip(Merger):
+class VisionZip(KeptMerger):
     contextual: int | None = None  # n_ctx; None: min(round(10 k / 64), k - 1)
     merging: bool = True  # ours; the field cannot be called like the contract's function
 
@@ -54,15 +53,26 @@ class VisionZip(Merger):
     def captures(self, info: ModelInfo) -> Captures:
         return Captures(encoder=(info.feature_layer,), class_features=True)
 
-    def merge(self, view: View, counts: Counts) -> Reduction:
-        """The class token, dominant patches in raster order, then contextual tokens."""
-        dominant = self.dominant(view, counts)
-        centres = self.centres(view, counts, dominant)
-        target = self.targets(view, dominant, centres)
-        order = sequence(dominant, centres, view.mask, counts)
+    def kept(self, view: View, counts: Counts) -> Bool[Tensor, "B V"]:
+        """The dominant patches."""
+        return self.dominant(view, counts)
+
+    def reserved(self, counts: Counts) -> tuple[int, ...]:
+        """The class token and the contextual tokens."""
+        each = zip(counts.num_keep, self.num_contextual(counts), strict=True)
+        return tuple(c + 1 if k else 0 for k, c in each)
+
+    def fold(self, kept: Bool[Tensor, "B V"], view: View, counts: Counts) -> Reduction:
+        """The class token, kept patches in raster order, then contextual tokens, into which the others are merged."""
+        centres = self.centres(view, counts, kept)
+        target = self.targets(view, kept, centres)
+        order = sequence(kept, centres, view.mask, counts)
         keep = mask_of(order, view.mask.shape[1])
-        embeddings = self.tokens(view, order, centres, target)
-        return Reduction(keep, counts.num_keep, embeddings, "encoder", order, source_of(keep, target, centres))
+        features = view.features()
+        tokens = add_to_centres(features, centres, target).gather(1, across(order, features))
+        tokens[:, :1] = view.class_features()[:, None]
+        source = parents_of(keep, centres, target)
+        return Reduction(keep, counts.num_keep, tokens.to(features.dtype), "encoder", order, source)
 
     def num_contextual(self, counts: Counts) -> list[int]:
         """Contextual tokens of each item. Raises MethodError when the setting leaves no room for the class token."""
@@ -84,36 +94,17 @@ class VisionZip(Merger):
 
     def centres(self, view: View, counts: Counts, dominant: Bool[Tensor, "B V"]) -> Int[Tensor, "B M"]:
         """Merge centres: of the other patches in raster order, every `max(1, |R| // n_ctx)`-th from the first on."""
-        contextual = on_device(self.num_contextual(counts), dominant.device)[:, None]
-        rest = view.mask & ~dominant
-        step = (rest.sum(dim=1, keepdim=True) // contextual.clamp(min=1)).clamp(min=1)
-        place = rest.cumsum(dim=1) - 1
-        chosen = rest & (place % step == 0) & (place // step < contextual)
-        return mask_indices(chosen, max(self.num_contextual(counts), default=0))
+        return spaced_centres(view.mask & ~dominant, self.num_contextual(counts))
 
     def targets(self, view: View, dominant: Bool[Tensor, "B V"], centres: Int[Tensor, "B M"]) -> Int[Tensor, "B V"]:
         """Number of the centre whose key is most similar, for each merged patch; -1 for every other token.
 
         Without merging it is -1 everywhere.
         """
-        if centres.shape[1] == 0 or not self.merging:
-            return torch.full_like(view.layout.slot, -1, device=dominant.device)
+        if not self.merging:
+            return torch.full_like(dominant, -1, dtype=torch.long)
         keys = view.encoder_keys(view.info.feature_layer).float().mean(dim=1)  # [B, V, D]
-        similarity = cosine_similarity(keys, keys.gather(1, _across(centres, keys)))
-        similarity = similarity.masked_fill((centres < 0)[:, None, :], -torch.inf)
-        merged = view.mask & ~dominant & ~mask_of(centres, keys.shape[1]) & (centres[:, :1] >= 0)
-        return torch.where(merged, similarity.argmax(dim=2), -1)
-
-    def tokens(
-        self, view: View, order: Int[Tensor, "B K"], centres: Int[Tensor, "B M"], target: Int[Tensor, "B V"]
-    ) -> Float[Tensor, "B K Ce"]:
-        """Features in the order of the sequence: centres have the mean of their patches added, not averaged in."""
-        features = view.features()
-        mean = merge_by_mean(features, target, centres.shape[1])
-        tokens = features.float().scatter_add(1, _across(centres, features), mean)
-        tokens = tokens.gather(1, _across(order, features))
-        tokens[:, :1] = view.class_features()[:, None]
-        return tokens.to(features.dtype)
+        return nearest_centres(keys, centres, view.mask & ~dominant & ~mask_of(centres, keys.shape[1]))
 
 
 def sequence(
@@ -123,19 +114,4 @@ def sequence(
     dropped = mask & ~dominant & ~mask_of(centres, mask.shape[1])
     any_kept = on_device(counts.num_keep, mask.device)[:, None] > 0
     class_slot = torch.where(any_kept, mask_indices(dropped, 1), -1)
-    order = torch.cat([class_slot, mask_indices(dominant, counts.most), centres], dim=1)
-    padding_last = torch.sort((order < 0).to(torch.int8), dim=1, stable=True).indices
-    return order.gather(1, padding_last)[:, : counts.most]
-
-
-def source_of(keep: Bool[Tensor, "B V"], target: Int[Tensor, "B V"], centres: Int[Tensor, "B M"]) -> Int[Tensor, "B V"]:
-    """Slot in which each patch went on: its own, its centre's, or -1."""
-    none = torch.full_like(centres[:, :1] if centres.shape[1] else keep[:, :1].long(), -1)
-    centres = torch.cat([centres, none], dim=1)
-    itself = torch.arange(keep.shape[1], device=keep.device)
-    return torch.where(keep, itself, centres.gather(1, target % centres.shape[1]))
-
-
-def _across(index: Int[Tensor, "B K"], like: Float[Tensor, "B V C"]) -> Int[Tensor, "B K C"]:
-    """Token indices for every channel; padding reads, and adds nothing to, token 0."""
-    return index.clamp(min=0)[:, :, None].expand(-1, -1, like.shape[2])
+    return in_sequence(class_slot, mask_indices(dominant, counts.most), centres, most=counts.most)

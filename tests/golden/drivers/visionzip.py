@@ -8,12 +8,12 @@ from recorded import Golden, every, negated
 
 from tessella.core.reduction import Reduction
 from tessella.core.registry import make
-from tessella.reduction import visionzip
+from tessella.ops import merging
 from tessella.testing import ArrayView
 
 FLIPS = {
     "attention": (ArrayView, "class_attention", negated),
-    "keys": (visionzip, "cosine_similarity", negated),
+    "keys": (merging, "cosine_similarity", negated),
 }
 
 
