@@ -17,7 +17,7 @@ from tessella.ops.normalising import geometric_blend, min_max, quantile_range, r
 
 LOUD = 1e6
 rows = st.lists(st.lists(st.integers(-4, 4), min_size=1, max_size=9), min_size=1, max_size=3)
-TWO = torch.full((1, 4), 7.0)
+SAME = torch.full((1, 4), 7.0)
 ALL = torch.ones(1, 4, dtype=torch.bool)
 
 
@@ -96,10 +96,12 @@ def test_geometric_blend_equals_the_reference(share: float) -> None:
 
 
 def test_zero_variance_is_sane() -> None:
-    assert min_max(TWO, ALL).tolist() == [[0.0] * 4]
-    assert quantile_range(TWO, ALL, 0.1, 0.9).tolist() == [[0.0] * 4]
-    assert rank_share(TWO, ALL).tolist() == [[0.5] * 4]
-    assert softmax(TWO, ALL).tolist() == [[0.25] * 4]
+    assert min_max(SAME, ALL).tolist() == [[0.0] * 4]
+    assert quantile_range(SAME, ALL, 0.1, 0.9).tolist() == [[0.0] * 4]
+    assert rank_share(SAME, ALL).tolist() == [[0.5] * 4]
+    assert softmax(SAME, ALL).tolist() == [[0.25] * 4]
+    tiny = torch.tensor([[0.0, 2.0, 3.0, 4.0]]) * 1e-20  # little variance is not none
+    torch.testing.assert_close(min_max(tiny, ALL), torch.tensor([[0.0, 0.5, 0.75, 1.0]]))
 
 
 @pytest.mark.parametrize("scale", [min_max, partial(quantile_range, low=0.1, high=0.8), rank_share, softmax])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ..core.budget import on_device
@@ -37,3 +37,23 @@ def with_neighbours(
         there = [torch.ones_like(index, dtype=torch.bool), column > 0, column < columns - 1, row > 0, row < rows - 1]
         around = torch.where(torch.stack(there, dim=2), around, index[:, :, None])
     return torch.where(index[:, :, None] >= 0, around, -1)
+
+
+def dilate(mask: Bool[Tensor, "B V"], grids: Sequence[tuple[int, int]], radius: int = 1) -> Bool[Tensor, "B V"]:
+    """True where a token at most `radius` rows and columns away is True, in raster order of `(rows, columns)` grids.
+
+    Places behind a grid's last token are padding: they neither spread nor become True. The radius is at least 0.
+
+    >>> dilate(torch.tensor([[True, False, False, False, False, False]]), [(2, 3)]).view(2, 3).int()
+    tensor([[1, 1, 0],
+            [1, 1, 0]], dtype=torch.int32)
+    """
+    rows, columns = (on_device([g[axis] for g in grids], mask.device)[:, None] for axis in (0, 1))
+    height, width = (max((g[axis] for g in grids), default=0) for axis in (0, 1))
+    token = torch.arange(mask.shape[1], device=mask.device)
+    real = token < rows * columns
+    cell = torch.where(real, token // columns * width + token % columns, height * width)
+    raster = torch.zeros(len(mask), height * width + 1, device=mask.device).scatter(1, cell, mask.float())
+    raster = raster[:, :-1].view(len(mask), 1, height, width)
+    spread = torch.nn.functional.max_pool2d(raster, 2 * radius + 1, stride=1, padding=radius)
+    return spread.flatten(1).gather(1, cell.clamp(max=height * width - 1)).bool() & real
