@@ -40,10 +40,25 @@ class Captures:
     decoder_inputs: tuple[int, ...] = ()
     text_tower: bool = False
 
+    def __or__(self, other: Captures) -> Captures:
+        """All that either names."""
+        return Captures(
+            encoder=_union(self.encoder, other.encoder),
+            decoder=_union(self.decoder, other.decoder),
+            encoder_hidden=_union(self.encoder_hidden, other.encoder_hidden),
+            class_features=self.class_features or other.class_features,
+            decoder_inputs=_union(self.decoder_inputs, other.decoder_inputs),
+            text_tower=self.text_tower or other.text_tower,
+        )
+
     @property
     def reads_encoder(self) -> bool:
         """True if a layer of the encoder is named."""
         return bool(self.encoder or self.encoder_hidden or self.class_features)
+
+
+def _union(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(sorted({*one, *other}))
 
 
 @dataclass(frozen=True)

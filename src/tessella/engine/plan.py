@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,6 +20,7 @@ from ..core.registry import methods
 from ..core.roles import BY_CARD, RolePolicy
 from ..core.view import Captures, Point
 from ..models.adapter import Adapter, find_adapter
+from .companions import companions_of
 
 ENGINE_STAGES = ("input", "connector", "prefill")
 
@@ -88,6 +91,9 @@ def make_plan(adapter: Adapter, pipeline: Pipeline, positions: Positions | None,
         steps += method.steps(adapter.info, part.budget)  # refuses impossible layers before anything runs
     check_order(pipeline, steps)
     captures = join_captures(s.captures for s in steps)
+    if captures.text_tower:  # it compares the question with the encoder's last outputs
+        last = Captures(encoder_hidden=(adapter.info.num_encoder_layers - 1,))
+        captures = join_captures((captures, last))
     observers = dict.fromkeys((s.method, point) for s in steps for point in s.observes)
     return Plan(
         pipeline,
@@ -127,19 +133,7 @@ def check_order(pipeline: Pipeline, steps: list[Step]) -> None:
 
 def join_captures(several: Iterable[Captures]) -> Captures:
     """All that any of several captures names."""
-    parts = list(several)
-    return Captures(
-        encoder=_union(c.encoder for c in parts),
-        decoder=_union(c.decoder for c in parts),
-        encoder_hidden=_union(c.encoder_hidden for c in parts),
-        class_features=any(c.class_features for c in parts),
-        decoder_inputs=_union(c.decoder_inputs for c in parts),
-        text_tower=any(c.text_tower for c in parts),
-    )
-
-
-def _union(parts: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
-    return tuple(sorted({i for part in parts for i in part}))
+    return functools.reduce(operator.or_, several, Captures())
 
 
 def check_method(adapter: Adapter, method: Method) -> None:
@@ -167,6 +161,8 @@ def can_apply(model: object, method: str | Method | Pipeline) -> Verdict:
         for part in pipeline.parts:
             check_method(adapter, part.method)
             part.method.fit(adapter.info)
+            if not isinstance(model, Adapter):
+                companions_of(model).check(part.method, adapter.info)  # type: ignore[arg-type]
     except TessellaError as error:
         text = str(error)
         reason, _, nearest = text.partition(" Nearest: ")

@@ -45,7 +45,8 @@ def check_card(method: Method) -> None:
     text = sys.modules[cls.__module__].__doc__ or ""
     for word in ("Paper", "Acts", "Needs", "Differs"):
         assert any(line.startswith(f"{word} ") for line in text.splitlines()), f"the docstring has no line '{word}'"
-    assert card.baseline or (card.paper and card.year), "neither a paper with its year nor a baseline"
+    known = card.baseline or card.example or (card.paper and card.year)
+    assert known, "neither a paper with its year nor a baseline nor a wrapper with an example"
     assert card.min_keep >= 0, f"min_keep is {card.min_keep}"
     needs = method.needs(info)
     assert set(needs) <= set(NEEDS), f"needs() names {set(needs) - set(NEEDS)}, which is no need of cards.NEEDS"
