@@ -145,6 +145,22 @@ def absorb(
     return torch.cat([shares, (rest * weight)[:, None, :]], dim=1) @ tokens.float()
 
 
+def takers_of(
+    keep: Bool[Tensor, "B N"], slots: Int[Tensor, "B S"], affinity: Float[Tensor, "B M N"]
+) -> Int[Tensor, "B N"]:
+    """Token in which each token went on: itself if it is kept, else the slot of the centre of highest affinity to it.
+
+    Affinity is -inf where a centre has not taken a token; what none has taken goes to the last of `slots` (S = M + 1).
+
+    >>> affinity = torch.tensor([[[-torch.inf, 0.5, -torch.inf]]])
+    >>> takers_of(torch.tensor([[True, False, False]]), torch.tensor([[0, 2]]), affinity)
+    tensor([[0, 0, 2]])
+    """
+    best, centre = affinity.max(dim=1)
+    into = torch.where(best > -torch.inf, slots.gather(1, centre), slots[:, -1:])
+    return torch.where(keep, torch.arange(keep.shape[1], device=keep.device), into)
+
+
 def across(index: Int[Tensor, "B K"], like: Float[Tensor, "B N C"]) -> Int[Tensor, "B K C"]:
     """Token indices for every channel, to gather by or to scatter to; padding names token 0.
 

@@ -8,7 +8,8 @@ Differs  outliers are counted in each picture (the authors: over the flattened b
          of up to `neighbours` patches merges all others. A keep of k is ours: round(k / 4) outliers, k - 1 - that many
          others, evenly spaced (`plus=False`: k - 1 outliers), and the token that sums up the rest. That one takes the
          first dropped slot, a patch chosen twice (`ratio`) the next; where nothing is dropped it does not exist. A grid
-         step of 0, at which the authors' code stops, is 1. Equal values: the earlier patch
+         step of 0, at which the authors' code stops, is 1. Equal values: the earlier patch. `fold` with patches that
+         another method keeps has them in raster order
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ from torch import Tensor
 
 from ..core.budget import Counts, on_device
 from ..core.cards import Card
-from ..core.contracts import Merger, mask_of
+from ..core.contracts import KeptMerger, mask_of
 from ..core.errors import MethodError
 from ..core.model_info import ModelInfo
 from ..core.reduction import Reduction
 from ..core.registry import register
 from ..core.view import Captures, View
+from ..ops import attention as attending
+from ..ops.merging import absorb, across, in_sequence, nearest_only, takers_of
 from ..ops.quantiles import quantile
 from ..ops.selection import mask_indices, pad_indices, top_indices
 from ..ops.similarity import cosine_similarity
@@ -35,7 +38,7 @@ from ..ops.similarity import cosine_similarity
 
 @register
 @dataclass(frozen=True)
-class PruMerge(Merger):
+class PruMerge(KeptMerger):
     plus: bool = True  # spaced patches beside the outliers
     neighbours: int = 32  # patches that each kept one takes in
     outlier_factor: float = 1.5  # interquartile ranges above the third quartile
@@ -73,21 +76,44 @@ class PruMerge(Merger):
 
     def merge(self, view: View, counts: Counts) -> Reduction:
         """Centres with what they take in, and one token that sums up all that is no centre."""
-        if counts.asked and self.ratio is not None:
-            raise MethodError(f"prumerge: ratio={self.ratio} fixes what is kept, so it takes no keep. Leave one out.")
         attention = self.class_row(view)
-        centres, num_centres = self.centres(attention, view.mask, counts)
+        return self.gathered(*self.centres(attention, view.mask, counts), attention, view, counts)
+
+    def kept(self, view: View, counts: Counts) -> Bool[Tensor, "B V"]:
+        """The centres."""
+        return mask_of(self.centres(self.class_row(view), view.mask, counts)[0], view.mask.shape[1])
+
+    def reserved(self, counts: Counts) -> tuple[int, ...]:
+        """The token that sums up the rest, of counts that have room for it."""
+        return tuple(int(k > 1) for k in counts.num_keep)
+
+    def fold(self, kept: Bool[Tensor, "B V"], view: View, counts: Counts) -> Reduction:
+        """Kept patches with what they take in, and the token for the rest; without a keep their number is read back."""
+        room = [k - r for k, r in zip(counts.num_keep, self.reserved(counts), strict=True)]
+        num_centres = room if counts.asked else kept.sum(dim=1).tolist()
+        return self.gathered(mask_indices(kept, max(num_centres)), num_centres, self.class_row(view), view, counts)
+
+    def gathered(
+        self,
+        centres: Int[Tensor, "B M"],
+        num_centres: list[int],
+        attention: Float[Tensor, "B V"],
+        view: View,
+        counts: Counts,
+    ) -> Reduction:
+        """Centres in their order with what they take in, and the token for the rest."""
         num_kept = self.num_kept(num_centres, counts)
         slots = slots_of(centres, view.mask, [k > m for k, m in zip(num_kept, num_centres, strict=True)])
         affinity = self.affinity(view, centres)
-        tokens = self.tokens(view, attention, centres, affinity)
+        features, rest = view.features(), ~mask_of(centres, view.mask.shape[1])  # padding has no attention
+        tokens = absorb(features, attention, centres, affinity > -torch.inf, rest).to(features.dtype)
         column = slots if self.order == "raster" else torch.arange(slots.shape[1], device=slots.device)
         behind = torch.where(slots < 0, slots.shape[1] + view.mask.shape[1], column)
         column = torch.sort(behind, dim=1, stable=True).indices[:, : max(num_kept)]
         order = slots.gather(1, column)
-        tokens = tokens.gather(1, column[:, :, None].expand(-1, -1, tokens.shape[2]))
+        tokens = tokens.gather(1, across(column, tokens))
         keep = mask_of(order, view.mask.shape[1])
-        source = torch.where(view.mask, source_of(keep, slots, affinity), -1)
+        source = torch.where(view.mask, takers_of(keep, slots, affinity), -1)
         return Reduction(keep, tuple(num_kept), tokens, "encoder", order, source)
 
     def class_row(self, view: View) -> Float[Tensor, "B V"]:
@@ -95,10 +121,8 @@ class PruMerge(Merger):
         layer = view.info.num_encoder_layers - 1
         if self.attention == "multihead":
             return view.class_attention(layer).float().mean(dim=1).masked_fill(~view.mask, 0.0)
-        query, own = (t.float().flatten(1) for t in view.class_projection(layer))
-        patches = (self.keys(view) @ query[:, :, None])[:, :, 0].masked_fill(~view.mask, -torch.inf)
-        logits = torch.cat([(own * query).sum(dim=1, keepdim=True), patches], dim=1)
-        return (logits * query.shape[1] ** -0.5).softmax(dim=1)[:, 1:]
+        query, own = (t.flatten(1) for t in view.class_projection(layer))
+        return attending.class_row(query, own, self.keys(view), view.mask)
 
     def keys(self, view: View) -> Float[Tensor, "B V C"]:
         """Keys of the patches in the last encoder layer, heads side by side."""
@@ -106,6 +130,8 @@ class PruMerge(Merger):
 
     def num_outliers(self, attention: Float[Tensor, "B V"], mask: Bool[Tensor, "B V"], counts: Counts) -> list[int]:
         """Outliers of each picture, at least one; without a keep or `ratio` the number is read back from the device."""
+        if counts.asked and self.ratio is not None:
+            raise MethodError(f"prumerge: ratio={self.ratio} fixes what is kept, so it takes no keep. Leave one out.")
         if counts.asked:
             return [min(k, max(1, round(k / 4) if self.plus else k - 1)) for k in counts.num_keep]
         if self.ratio is not None:
@@ -123,10 +149,8 @@ class PruMerge(Merger):
         if not self.plus:
             return outliers, num_outliers
         spaced, num_spaced = self.spaced(mask & ~mask_of(outliers, mask.shape[1]), counts, num_outliers)
-        both = torch.cat([outliers, spaced], dim=1)
-        padding_last = torch.sort((both < 0).to(torch.int8), dim=1, stable=True).indices
         num_centres = [a + b for a, b in zip(num_outliers, num_spaced, strict=True)]
-        return both.gather(1, padding_last)[:, : max(num_centres)], num_centres
+        return in_sequence(outliers, spaced, most=max(num_centres)), num_centres
 
     def spaced(
         self, others: Bool[Tensor, "B V"], counts: Counts, num_outliers: list[int]
@@ -158,26 +182,13 @@ class PruMerge(Merger):
                 raise MethodError(f"prumerge: ratio={self.ratio} with plus makes {m + 1} tokens of {n}; take less.")
         return [min(m + 1, n) for m, n in zip(num_centres, counts.num_tokens, strict=True)]
 
-    def tokens(
-        self, view: View, attention: Float[Tensor, "B V"], centres: Int[Tensor, "B M"], affinity: Float[Tensor, "B M V"]
-    ) -> Float[Tensor, "B S Ce"]:
-        """Each centre plus the attention-weighted sum of those it takes in; last, the same sum of all that is none."""
-        features, num_tokens = view.features(), attention.shape[1]
-        taken = (affinity > -torch.inf) * attention[:, None, :]  # padded patches have no attention
-        itself = centres[:, :, None] == torch.arange(num_tokens, device=attention.device)
-        rest = attention.masked_fill(mask_of(centres, num_tokens), 0.0)
-        weights = torch.cat([taken.masked_fill(itself, 1.0), rest[:, None, :]], dim=1)
-        return (weights @ features.float()).to(features.dtype)
-
     def affinity(self, view: View, centres: Int[Tensor, "B M"]) -> Float[Tensor, "B M V"]:
         """Cosine of each centre's key with those of the patches that it takes in; -inf for all others."""
         keys = self.keys(view)
-        at_centres = keys.gather(1, centres.clamp(min=0)[:, :, None].expand(-1, -1, keys.shape[2]))
         here = torch.arange(keys.shape[1], device=keys.device)
         closed = (centres[:, :, None] == here) | (centres < 0)[:, :, None] | ~view.mask[:, None, :]
-        affinity = cosine_similarity(at_centres, keys).masked_fill(closed, -torch.inf)
-        beyond = torch.sort(affinity, dim=2, descending=True, stable=True).indices[:, :, self.neighbours :]
-        return affinity.scatter(2, beyond, -torch.inf)
+        affinity = cosine_similarity(keys.gather(1, across(centres, keys)), keys).masked_fill(closed, -torch.inf)
+        return nearest_only(affinity, self.neighbours)
 
 
 def slots_of(centres: Int[Tensor, "B M"], mask: Bool[Tensor, "B V"], has_rest: Sequence[bool]) -> Int[Tensor, "B S"]:
@@ -189,12 +200,3 @@ def slots_of(centres: Int[Tensor, "B M"], mask: Bool[Tensor, "B V"], has_rest: S
     free = mask_indices(mask & ~mask_of(centres, mask.shape[1]), centres.shape[1] + 1)
     rest = torch.where(on_device(has_rest, mask.device)[:, None] > 0, free[:, :1], -1)
     return torch.cat([torch.where(twice, free.gather(1, twice.cumsum(dim=1)), centres), rest], dim=1)
-
-
-def source_of(
-    keep: Bool[Tensor, "B V"], slots: Int[Tensor, "B S"], affinity: Float[Tensor, "B M V"]
-) -> Int[Tensor, "B V"]:
-    """Slot of the most similar centre that took a patch in, or of the token for the rest; its own if it is kept."""
-    cosine, centre = affinity.max(dim=1)
-    into = torch.where(cosine > -torch.inf, slots.gather(1, centre), slots[:, -1:])
-    return torch.where(keep, torch.arange(keep.shape[1], device=keep.device), into)
