@@ -11,6 +11,9 @@ from torch import Tensor
 
 from ..core.budget import on_device
 
+# gains alive at once in `cover_most`: 64 MiB of float32, on a CPU 2 MiB, which stay in its cache
+BLOCK_ELEMENTS, CPU_BLOCK_ELEMENTS = 2**24, 2**19
+
 S = TypeVar("S")
 
 
@@ -53,13 +56,13 @@ def farthest_first(
     mask: Bool[Tensor, "B V"],
     first: Int[Tensor, " B"] | None = None,
     weight: Float[Tensor, "B V"] | None = None,
-    cosines: Float[Tensor, "B V V"] | None = None,
+    distances: Float[Tensor, "B V V"] | None = None,
 ) -> Int[Tensor, "B K"]:
-    """Picks as far as can be from the nearest pick before them (max-min, k-center), as `pick_greedily` gives them.
+    """Picks whose distance to the nearest pick before them is largest (max-min), as `pick_greedily` gives them.
 
-    Distance is 1 - cosine of the rows of `unit`, which have length one, times a `weight` >= 0 of the candidate. The
-    first pick is `first`, else the token of highest weight, else the first token. Similarities to a pick are computed
-    when it is taken, in O(V C), or read from all `cosines` where they are at hand.
+    The distance between rows of `unit`, of length one, is 1 - cosine, times a `weight` >= 0 of the candidate. The first
+    pick is `first`, else the token of highest weight, else the first token. Distances to a pick are computed when it is
+    taken, in O(V C), or read from `distances` where all are at hand.
 
     >>> angle = torch.tensor([[0.0, 0.1, 1.0, 1.5]])
     >>> unit = torch.stack([angle.cos(), angle.sin()], dim=2)
@@ -68,7 +71,7 @@ def farthest_first(
     """
 
     def absorb(state: tuple[Tensor, Tensor], pick: Tensor) -> tuple[Tensor, Tensor]:
-        nearest = torch.minimum(state[1], 1 - _to_pick(unit, pick, cosines))
+        nearest = torch.minimum(state[1], _to_pick(unit, pick, distances))
         return nearest if weight is None else nearest * weight, nearest
 
     opening = _opening(mask, first, weight)
@@ -76,24 +79,62 @@ def farthest_first(
 
 
 def max_sum(
-    unit: Float[Tensor, "B V C"], num_picks: Sequence[int], mask: Bool[Tensor, "B V"], first: Int[Tensor, " B"]
+    unit: Float[Tensor, "B V C"],
+    num_picks: Sequence[int],
+    mask: Bool[Tensor, "B V"],
+    first: Int[Tensor, " B"] | None = None,
 ) -> Int[Tensor, "B K"]:
-    """Picks whose cosines to all picks before them sum to the least, after `first`, as `pick_greedily` gives them.
+    """Picks whose distances to all picks before them sum to the most, as `pick_greedily` gives them.
 
-    Rows of `unit` have length one. O(V C) a pick and O(V) of memory.
+    Distances, their cost and the first pick are those of `farthest_first`. A sum favours outliers, copies of each other
+    among them.
 
     >>> angle = torch.tensor([[0.0, 0.1, 1.0, 1.5]])
     >>> unit = torch.stack([angle.cos(), angle.sin()], dim=2)
     >>> max_sum(unit, (3,), torch.ones(1, 4, dtype=torch.bool), first=torch.tensor([1]))
     tensor([[1, 3, 0]])
     """
+    opening = _opening(mask, first)  # never read again: it is not zero at most where the first pick is
+    return pick_greedily(
+        opening, lambda total: total, lambda total, pick: total + _to_pick(unit, pick), num_picks, mask
+    )
 
-    def absorb(state: tuple[Tensor, Tensor], pick: Tensor) -> tuple[Tensor, Tensor]:
-        total = state[1] + _to_pick(unit, pick)
-        return -total, total
 
-    opening = _opening(mask, first)
-    return pick_greedily((opening, torch.zeros_like(opening)), _value, absorb, num_picks, mask)
+def distance(a: Float[Tensor, "B N C"], b: Float[Tensor, "B M C"]) -> Float[Tensor, "B N M"]:
+    """1 - cosine between vectors of length one, in [0, 2].
+
+    >>> distance(torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[0.0, 1.0], [-1.0, 0.0]]]))
+    tensor([[[1., 2.]]])
+    """
+    return 1 - a @ b.transpose(1, 2)
+
+
+def cover_most(
+    worth: Float[Tensor, "B V R"], num_picks: Sequence[int], mask: Bool[Tensor, "B V"], block: int | None = None
+) -> Int[Tensor, "B K"]:
+    """Picks that together are worth the most to R targets, by greedy coverage, as `pick_greedily` gives them.
+
+    A target has the worth, >= 0, of the best pick for it; `worth[b, v, r]` is that of token v to target r. The sum over
+    targets is submodular: greedy picks reach at least 1 - 1/e of the best. O(V R) a pick; beside `worth`, gains are
+    computed for `block` tokens at a time, in at most 64 MiB, on a CPU 2 MiB.
+
+    >>> worth = torch.tensor([[[3.0, 0.0, 3.0], [0.0, 3.0, 2.0], [2.0, 2.0, 2.0]]])
+    >>> cover_most(worth, (2,), torch.ones(1, 3, dtype=torch.bool))
+    tensor([[0, 1]])
+    """
+    batch, _, num_targets = worth.shape
+    items = torch.arange(batch, device=worth.device)
+    elements = CPU_BLOCK_ELEMENTS if worth.device.type == "cpu" else BLOCK_ELEMENTS
+    blocks = worth.split(block or max(1, elements // max(1, batch * num_targets)), dim=1)
+
+    def gain(covered: Tensor) -> Tensor:
+        """What each token adds to the worth that targets have already."""
+        return torch.cat([(b - covered[:, None]).clamp_(min=0).sum(dim=2) for b in blocks], dim=1)
+
+    def absorb(covered: Tensor, pick: Tensor) -> Tensor:
+        return torch.maximum(covered, worth[items, pick])
+
+    return pick_greedily(worth.new_zeros(batch, num_targets), gain, absorb, num_picks, mask)
 
 
 def _value(state: tuple[Tensor, Tensor]) -> Float[Tensor, "B V"]:
@@ -111,8 +152,8 @@ def _opening(
 
 
 def _to_pick(
-    unit: Float[Tensor, "B V C"], pick: Int[Tensor, " B"], cosines: Float[Tensor, "B V V"] | None = None
+    unit: Float[Tensor, "B V C"], pick: Int[Tensor, " B"], distances: Float[Tensor, "B V V"] | None = None
 ) -> Float[Tensor, "B V"]:
-    """Cosine of each token to one pick an item."""
+    """Distance of each token to one pick an item."""
     items = torch.arange(len(unit), device=unit.device)
-    return (unit @ unit[items, pick][:, :, None])[:, :, 0] if cosines is None else cosines[items, pick]
+    return distance(unit, unit[items, pick][:, None])[:, :, 0] if distances is None else distances[items, pick]

@@ -20,7 +20,8 @@ from ..core.cards import Card
 from ..core.contracts import Selector
 from ..core.registry import register
 from ..core.view import View
-from ..ops.greedy import pick_greedily
+from ..ops import greedy
+from ..ops.greedy import distance
 from ..ops.similarity import normalize
 
 STREAM_ABOVE = 4096  # tokens: the distances of more would take over 64 MiB an item
@@ -49,30 +50,10 @@ def farthest_first(
 ) -> Int[Tensor, "B K"]:
     """Indices in the order taken, first the token whose nearest other token is farthest. Distance is 1 - cosine."""
     unit = normalize(tokens)
-    items = torch.arange(len(tokens), device=tokens.device)
-    if tokens.shape[1] <= stream_above:
-        distances = distance(unit, unit)
-        nearest = nearest_other(distances, mask)
-    else:
-        distances = None
-        nearest = nearest_other_streamed(unit, mask)
-
-    def absorb(state: tuple[Tensor, Tensor], pick: Tensor) -> tuple[Tensor, Tensor]:
-        if distances is None:
-            to_pick = distance(unit, unit[items, pick][:, None])[:, :, 0]
-        else:
-            to_pick = distances[items, pick]
-        closest = torch.minimum(state[1], to_pick)
-        return closest, closest
-
-    # the state: what the next pick maximises, and the distance of each token to the nearest picked one
-    start = (nearest, torch.full_like(nearest, torch.inf))
-    return pick_greedily(start, lambda state: state[0], absorb, counts.num_keep, mask)
-
-
-def distance(a: Float[Tensor, "B N C"], b: Float[Tensor, "B M C"]) -> Float[Tensor, "B N M"]:
-    """1 - cosine between vectors of length one."""
-    return 1 - a @ b.transpose(1, 2)
+    distances = distance(unit, unit) if tokens.shape[1] <= stream_above else None
+    nearest = nearest_other_streamed(unit, mask) if distances is None else nearest_other(distances, mask)
+    first = nearest.masked_fill(~mask, -torch.inf).argmax(dim=1)
+    return greedy.farthest_first(unit, counts.num_keep, mask, first, distances=distances)
 
 
 def nearest_other(distances: Float[Tensor, "B V V"], mask: Bool[Tensor, "B V"]) -> Float[Tensor, "B V"]:
