@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .core.registry import make, methods, register
     from .engine.apply import apply, can_apply, current_run, reduce, remove
     from .engine.run import Run
-    from .loading import load
+    from .loading import load, load_text_tower
 
 __version__ = "0.1.0"
 
@@ -32,6 +32,7 @@ _HOME = {
     "can_apply": "engine.apply",
     "current_run": "engine.apply",
     "load": "loading",
+    "load_text_tower": "loading",
     "make": "core.registry",
     "methods": "core.registry",
     "parse": "core.pipeline",

@@ -1,18 +1,22 @@
-"""Load a vision-language model and its processor, or say in one line why that cannot be done."""
+"""Load a vision-language model and its processor, or a text tower, or say in one line why that cannot be done."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .core.errors import InputError
+
+if TYPE_CHECKING:
+    from .models.clip_tower import ClipTower
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 HUB_SECONDS = 3.0  # to wait for the hub's first answer
@@ -22,7 +26,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 def load(
     name_or_path: str | Path, dtype: str | torch.dtype | None = None, device: str | torch.device | None = None
 ) -> tuple[Any, Any]:
-    """The model, ready to answer, and its processor.
+    """The model, ready to answer, and its processor, which runs on the model know of from then on.
 
     `name_or_path` is 'mini' (the embedded model), a folder, or a hub id such as 'llava-hf/llava-1.5-7b-hf'. A folder is
     read without touching the network. `dtype` None is float32 on a CPU and the dtype of the saved weights elsewhere;
@@ -31,6 +35,8 @@ def load(
     Raises InputError for a missing folder, missing or damaged weights, a model that takes no pictures, a missing
     processor, and for a dtype or device that is not there.
     """
+    from .engine.companions import remember
+
     where = resolve_device(device)
     kind = resolve_dtype(dtype, where)
     name, is_folder = resolve_name(name_or_path)
@@ -40,12 +46,42 @@ def load(
         _check_takes_pictures(name, config)
         processor = _read_processor(source, config)
         model = _read_model(source, config, kind)
-    try:
-        if getattr(model, "hf_quantizer", None) is None:  # quantised weights are on their device and may not be moved
-            model = model.to(where)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"{name!r} does not fit on device {str(where)!r}: {_first_line(error)}.") from error
+    if getattr(model, "hf_quantizer", None) is None:  # quantised weights are on their device and may not be moved
+        model = _move(name, model, where)
+    own_tower = functools.cache(functools.partial(load_text_tower, "mini", device=where))
+    remember(model, processor, own_tower if name_or_path == "mini" else None)
     return model.eval(), processor
+
+
+def load_text_tower(name_or_path: str | Path, device: str | torch.device | None = None) -> ClipTower:
+    """The text encoder of a CLIP model, with the projections into the space that it shares with the vision encoder.
+
+    `name_or_path` is 'mini' (the tower of the embedded model, whose runs find it by themselves), a folder, or a hub id:
+    that of the CLIP model from which the encoder of a vision-language model was taken, such as
+    'openai/clip-vit-large-patch14-336' for LLaVA-1.5. Give it to `tessella.reduce` as `text_tower`. It is in float32.
+
+    Raises InputError as `load` does, and for a model that is not CLIP.
+    """
+    from . import mini
+    from .models.clip_tower import read_tower
+
+    where = resolve_device(device)
+    name, is_folder = resolve_name(mini.text_tower_path() if name_or_path == "mini" else name_or_path)
+    with _quiet():
+        source = _Source(name, is_folder, offline=is_folder or not _hub_answers())
+        config = _read_config(source)
+        if config.model_type != "clip":
+            raise InputError(f"{name!r} is a {config.model_type!r} model; a text tower is read from a 'clip' one.")
+        with _one_line(source, "text tower"):
+            tower = read_tower(name, source.options)
+    return _move(name, tower, where).eval()
+
+
+def _move(name: str, model: Any, device: torch.device) -> Any:
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"{name!r} does not fit on device {str(device)!r}: {_first_line(error)}.") from error
 
 
 def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype | str:

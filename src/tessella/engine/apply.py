@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -12,6 +12,7 @@ from ..core.contracts import Method
 from ..core.errors import UnsupportedError
 from ..core.pipeline import Pipeline, as_pipeline
 from ..core.roles import RolePolicy
+from ..core.text_tower import TextTower
 from .plan import can_apply
 from .run import Run, active_run
 
@@ -27,16 +28,20 @@ def reduce(
     positions: Positions | None = None,
     newlines: Fate | None = None,
     thumbnails: Fate | None = None,
+    processor: Any = None,
+    text_tower: TextTower | None = None,
 ) -> Run:
     """A run of `pipeline` on `model`, active inside `with`; the model leaves exactly as it came.
 
     `keep`: int tokens per image, a fraction in (0, 1] or 'a/b'; instead of budgets written in the pipeline.
     `scope`: what `keep` counts over (image, tile, frame, prompt, layer-mean). `positions`: `original` or `compact`.
     `newlines`, `thumbnails`: what becomes of such tokens, in families that have them; see `RolePolicy`.
+    `processor`: the model's, or its tokenizer, for methods that read words. `text_tower`: for methods that compare the
+    question with the picture, see `tessella.load_text_tower`. `tessella.load` remembers both of what it has loaded.
     Raises UnknownMethodError, BudgetError, MethodError or UnsupportedError before anything runs.
     """
     roles = RolePolicy(newlines, thumbnails)
-    return Run(model, as_pipeline(pipeline).with_budget(keep, scope), positions, roles)
+    return Run(model, as_pipeline(pipeline).with_budget(keep, scope), positions, roles, processor, text_tower)
 
 
 def apply(
@@ -47,12 +52,15 @@ def apply(
     positions: Positions | None = None,
     newlines: Fate | None = None,
     thumbnails: Fate | None = None,
+    processor: Any = None,
+    text_tower: TextTower | None = None,
 ) -> M:
     """Like `reduce`, lasting until `remove(model)`. Returns the model.
 
     Raises UnsupportedError too where a run is active on the model.
     """
-    run, standing = reduce(model, pipeline, keep, scope, positions, newlines, thumbnails), active_run(model)
+    run = reduce(model, pipeline, keep, scope, positions, newlines, thumbnails, processor, text_tower)
+    standing = active_run(model)
     if standing is not None:
         raise UnsupportedError(
             f"'{standing.pipeline}' is applied to this model already; end it: tessella.remove(model)."

@@ -21,9 +21,11 @@ from ..core.errors import UnsupportedError
 from ..core.layout import Block, Layout
 from ..core.pipeline import Pipeline
 from ..core.roles import BY_CARD, RolePolicy
+from ..core.text_tower import TextTower
 from ..models.adapter import find_adapter
 from ..pictures import drawing
 from ..pictures.saving import save_picture
+from .companions import companions_of
 from .decision import Prompt
 from .plan import Plan, make_plan, mean_keep_ratio
 from .report import Report
@@ -53,13 +55,18 @@ class Run:
         pipeline: Pipeline,
         positions: Positions | None = None,
         roles: RolePolicy = BY_CARD,
+        processor: Any = None,
+        text_tower: TextTower | None = None,
     ) -> None:
         self.model = model
         self.pipeline = pipeline
         self._adapter = find_adapter(model)
         check_one_process(model)
         self._plan: Plan = make_plan(self._adapter, pipeline, positions, roles)
-        self._wiring = Wiring(model, self._adapter, self._plan, next(_numbers))
+        companions = companions_of(model, processor, text_tower)
+        for part in pipeline.parts:
+            companions.check(part.method, self._adapter.info)
+        self._wiring = Wiring(model, self._adapter, self._plan, companions, next(_numbers))
 
     # -- life --------------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from ..models.footprint import Footprint, join
 from ..models.placing import Placed
 from ..ops import draws
 from .capture import Recorder
+from .companions import Companions
 from .encoder import Encoding, Picture
 
 
@@ -32,6 +33,7 @@ class Sources:
     decoder: dict[int, Recorder] = field(default_factory=dict)
     embeddings: Tensor | None = None
     is_unpadded: bool | None = None
+    companions: Companions = field(default_factory=Companions)
 
     def attach(self, encoding: Encoding) -> None:
         """Say that the pictures of a modality are those just encoded, in order."""

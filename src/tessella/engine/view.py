@@ -17,6 +17,7 @@ from ..core.layout import Units
 from ..core.reduction import VisualTokens
 from ..core.view import Keys, Place, Queries, Softmax, Span, View
 from ..models.adapter import Adapter
+from ..models.on_host import on_host
 from ..ops import attention, draws
 from .capture import PREFIX, Recorder, Switch, attach, detach
 from .encoder import Encoding
@@ -230,13 +231,32 @@ class EngineView(View):
         return embeddings[self._rows[:, None], where.clamp(min=0)] * real[:, :, None], real
 
     def words(self, span: Span = "question") -> list[str]:
-        raise UnsupportedError(f"{self._method_id} reads words; give the run a processor.")
+        tokenizer = self._sources.companions.tokenizer_for(self._method_id)
+        ids = self._sources.inputs.get("input_ids")
+        if ids is None:
+            raise UnsupportedError(f"{self._method_id} reads words, and inputs_embeds have none: give input_ids.")
+        rows, where = on_host(ids)[list(self._units.source_row)], on_host(self.span(span))
+        tokens = [row[place[place >= 0]].tolist() for row, place in zip(rows, where, strict=True)]
+        return [text.strip() for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
     def embed(self, texts: Sequence[str]) -> tuple[Float[Tensor, "B T C"], Bool[Tensor, "B T"]]:
-        raise UnsupportedError(f"{self._method_id} reads words; give the run a processor.")
+        tokenizer = self._sources.companions.tokenizer_for(self._method_id)
+        tokens = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        width = max(map(len, tokens), default=0)
+        padded = on_device([i for row in tokens for i in (*row, *[0] * (width - len(row)))], self.device)
+        lengths = on_device([len(row) for row in tokens], self.device)
+        real = torch.arange(width, device=self.device) < lengths[:, None]
+        embedding = self._adapter.language_model.get_input_embeddings()
+        return embedding(padded.view(len(tokens), width)) * real[:, :, None], real
 
     def text_tower(self) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B V D"]]:
-        raise UnsupportedError(f"{self._method_id} needs a text tower; give the run one.")
+        load = self._sources.companions.load_tower
+        if load is None:
+            raise self._undeclared("text_tower")
+        tower, words = load(), self.words()
+        texts = list(dict.fromkeys(words))  # the tiles of a picture share their question
+        question = tower.of_texts(texts).to(self.device)[on_device([texts.index(w) for w in words], self.device)]
+        return question, tower.of_patches(self.encoder_hidden(self.info.num_encoder_layers - 1))
 
     def span(self, span: Span) -> Int[Tensor, "B T"]:
         """Places, in the prompt before any cut, of each item's text tokens in a span, padded with -1 at the end."""

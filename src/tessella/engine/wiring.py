@@ -13,6 +13,7 @@ from ..models.adapter import Adapter
 from ..models.placing import Placed, place
 from .cache import Ledger, cache_in, check_cache, ledger_of
 from .capture import Recorder, Switch, attach, detach
+from .companions import Companions
 from .continuing import Continuing
 from .decision import Prompt
 from .encoder import EncoderWatch, Picture
@@ -34,13 +35,14 @@ class Wiring:
     all visual tokens of the last prompt, for the next turn of its conversation.
     """
 
-    def __init__(self, model: nn.Module, adapter: Adapter, plan: Plan, number: int) -> None:
+    def __init__(self, model: nn.Module, adapter: Adapter, plan: Plan, companions: Companions, number: int) -> None:
         self.prompt: Prompt | None = None
         self.stopwatch = Stopwatch()
         self.totals = Totals()
         self.unsummed: list[Prompt] = []
         self.aside: dict[str, Any] = {}  # what the encoder gave for the last prompt, by modality
         self._model, self._adapter, self._plan, self._number = model, adapter, plan, number
+        self._companions = companions
         self._hooks = Hooks()
         self._encoder = EncoderWatch(adapter, plan.captures, self.stopwatch)
         self._decoder_recorders = {n: Recorder() for n in plan.captures.decoder}
@@ -231,7 +233,13 @@ class Wiring:
         check_trainable(self._adapter)
         replay = self.prompt if self._continues(inputs, pictures) else None
         self._new_prompt = False
-        self._sources = Sources(inputs, pictures, self._cleared_recorders(), is_unpadded=placed.is_unpadded)
+        self._sources = Sources(
+            inputs,
+            pictures,
+            self._cleared_recorders(),
+            is_unpadded=placed.is_unpadded,
+            companions=self._companions,
+        )
         plan, layout = self._plan, placed.layout
         steps = [] if replay else plan.steps(self._adapter, layout)
         self._state = Reading(

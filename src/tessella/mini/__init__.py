@@ -8,3 +8,8 @@ from pathlib import Path
 def path() -> Path:
     """The folder that holds the weights; `AutoProcessor` and `AutoModelForImageTextToText` load it unchanged."""
     return Path(__file__).with_name("weights")
+
+
+def text_tower_path() -> Path:
+    """The folder of the text tower that shares a space with the embedded model's encoder."""
+    return Path(__file__).with_name("text_tower")

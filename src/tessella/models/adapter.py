@@ -41,7 +41,7 @@ VIDEO = Modality("get_video_features", "pixel_values_videos", "video_token_id")
 # what every adapter can give
 COMMON = frozenset(
     {"features", "attention_received", "encoder_keys", "grid", "connector"}
-    | {"decoder_rows", "projection", "text", "pixels"}
+    | {"decoder_rows", "projection", "text", "words", "pixels"}
 )
 
 

@@ -32,7 +32,8 @@ class InternVLAdapter(LlavaLike):
     def __init__(self, entry: Any) -> None:
         super().__init__(entry)
         self.info = replace(self.info, merge=round(1 / entry.config.downsample_ratio))
-        self.capabilities -= {"class_features"}  # one class token is no four patches side by side
+        # one class token is no four patches side by side, and no CLIP model shares a space with this encoder
+        self.capabilities -= {"class_features", "text_tower"}
 
     def tower_layers(self, tower: nn.Module) -> nn.ModuleList:
         if not isinstance(tower, InternVLVisionModel):

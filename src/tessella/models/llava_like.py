@@ -34,7 +34,7 @@ class LlavaLike(Adapter):
         takes_sizes = "interpolate_pos_encoding" in inspect.signature(self.encoder.forward).parameters
         self.capabilities = (
             COMMON
-            | ({"class_token", "class_features"} if class_token else set())
+            | ({"class_token", "class_features", "text_tower"} if class_token else set())
             | ({"sizes"} if takes_sizes and self.encodes_sizes else set())
         )
         self.info = ModelInfo(
