@@ -72,6 +72,16 @@ def test_references_are_added_and_a_stage_leaves_them(mini):
     assert [str(c.pipeline) for c in alone] == ["fastv:0.5", "none"]
 
 
+def test_several_stages_leave_what_acts_at_one_of_them(mini):
+    chosen = read_choices("fastv,hiprune,downsample", read_keeps("1/2"), stage="connector, input", only=True)
+    assert [c.method for c in chosen] == ["hiprune", "downsample"]
+
+
+def test_all_is_the_list_without_one(mini):
+    keeps = read_keeps("1/2")
+    assert read_choices("all", keeps, stage="prefill") == read_choices(None, keeps, stage="prefill")
+
+
 def test_without_a_list_every_registered_method_is_measured(mini):
     chosen = read_choices(None, read_keeps("1/2"))
     ids = {p.method.id for c in chosen for p in c.pipeline.parts}
@@ -228,7 +238,7 @@ def test_the_time_left_comes_from_each_settings_own_speed():
         ({"limit": 0}, InputError, "limit must be between 1"),
         ({"batch": 0}, InputError, "batch must be at least 1"),
         ({"seed": -3}, InputError, "seed must be between 0"),
-        ({"stage": "middle"}, InputError, "stage must be one of input, encoder, connector, prefill, decode"),
+        ({"stage": "middle"}, InputError, "stage must be of input, .*, with commas between; got 'middle'"),
         ({"methods": "fastv", "stage": "connector"}, InputError, "none of the methods acts at stage 'connector'"),
         ({"methods": "fastv@99"}, UnsupportedError, "fastv@99: .*99"),
     ],

@@ -57,21 +57,25 @@ def read_keeps(text: str | None) -> tuple[str, ...]:
 def read_choices(
     methods: str | None, keeps: Sequence[str], stage: str | None = None, only: bool = False
 ) -> list[Choice]:
-    """The pipelines to measure; every registered method without a list. Nothing of a model is asked.
+    """The pipelines to measure; every registered method without a list, or for 'all'. Nothing of a model is asked.
 
-    A pipeline that takes a keep and has no budget stands at each of `keeps`, any other once. `stage` leaves those
-    whose cards name it. The references (full, blind, down-sampled) come first and are added unless `only`.
+    A pipeline that takes a keep and has no budget stands at each of `keeps`, any other once. `stage`, one or several
+    with commas between, leaves those whose cards name one of them. The references (full, blind, down-sampled) come
+    first and are added unless `only`.
 
     Raises InputError for nothing left or two alike, and the errors of core for what cannot be read.
     """
-    if stage is not None and stage not in STAGES:
-        raise InputError(f"stage must be one of {', '.join(STAGES)}; got {stage!r}.")
+    stages = None if stage is None else [s.strip() for s in stage.split(",")]
+    if stages is not None and not set(stages) <= set(STAGES):
+        raise InputError(f"stage must be of {', '.join(STAGES)}, with commas between; got {stage!r}.")
+    if methods == "all":
+        methods = None
     texts = [t.strip() for t in split_outside(methods, ",")] if methods is not None else _registered()
     if not texts or not all(texts):
         raise InputError("methods must name at least one, with commas between: 'hiprune,divprune'.")
     named = [c for text in texts for c in _at_keeps(parse(text), keeps, methods is not None)]
-    if stage is not None:
-        kept = [c for c in named if c.method in REFERENCES or _has_stage(c.pipeline, stage)]
+    if stages is not None:
+        kept = [c for c in named if c.method in REFERENCES or _has_stage(c.pipeline, stages)]
         if not kept:
             raise InputError(f"none of the methods acts at stage {stage!r}; got {', '.join(texts)}.")
         named = kept
@@ -162,8 +166,8 @@ def _registered() -> list[str]:
     return out
 
 
-def _has_stage(pipeline: Pipeline, stage: str) -> bool:
-    return any(stage in p.method.card.stages for p in pipeline.parts)
+def _has_stage(pipeline: Pipeline, stages: Sequence[str]) -> bool:
+    return any(s in p.method.card.stages for p in pipeline.parts for s in stages)
 
 
 def _missing_references(names: Sequence[str], keeps: Sequence[str]) -> list[Choice]:

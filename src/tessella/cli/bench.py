@@ -14,8 +14,8 @@ def command(
         str | None,
         typer.Option(
             metavar="A,B,C",
-            help="Methods or pipelines, with commas between; every registered one by default. 'none' (every token), "
-            "'blind' (no token) and, where a keep is given, 'downsample' are added.",
+            help="Methods or pipelines, with commas between; all registered ones by default ('all'). 'none' (every "
+            "token), 'blind' (no token) and, where a keep is given, 'downsample' are added.",
         ),
     ] = None,
     keep: Annotated[
@@ -28,7 +28,7 @@ def command(
     limit: Annotated[int, typer.Option(metavar="N", help="Questions of each type.")] = 200,
     stage: Annotated[
         str | None,
-        typer.Option(metavar="STAGE", help="Only methods that act there: connector, prefill or input."),
+        typer.Option(metavar="S1,S2", help="Only methods that act there: connector, prefill or input."),
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Which questions: another seed draws other ones.")] = 0,
     batch: Annotated[int, typer.Option(metavar="N", help="Questions answered together.")] = 50,
