@@ -128,8 +128,8 @@ class View(ABC):
         """Output of an encoder layer for each patch."""
 
     @abstractmethod
-    def connector(self, features: Float[Tensor, "B K Ce"]) -> Float[Tensor, "B K C"]:
-        """Features taken through the model's connector."""
+    def connector(self, features: Float[Tensor, "B K Ce"], precise: bool = False) -> Float[Tensor, "B K C"]:
+        """Features taken through the model's connector; with `precise` in float32, whatever the model's dtype."""
 
     @abstractmethod
     def attention_rows(

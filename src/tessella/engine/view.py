@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..core.budget import on_device
 from ..core.errors import MethodError, UnsupportedError
@@ -138,8 +139,11 @@ class EngineView(View):
 
         return self._per_token(read, f"the output of encoder layer {layer}")
 
-    def connector(self, features: Float[Tensor, "B K Ce"]) -> Float[Tensor, "B K C"]:
-        return self._adapter.project(features)
+    def connector(self, features: Float[Tensor, "B K Ce"], precise: bool = False) -> Float[Tensor, "B K C"]:
+        if not precise:
+            return self._adapter.project(features)
+        with torch.autocast(features.device.type, enabled=False):
+            return torch.func.functional_call(_Projection(self._adapter), self._precise_weights, features.float())
 
     def pixels(self) -> Float[Tensor, "B c h w"]:
         out = []
@@ -293,6 +297,12 @@ class EngineView(View):
 
     # -- helpers -----------------------------------------------------------------------------------------------------
 
+    @cached_property
+    def _precise_weights(self) -> dict[str, Tensor]:
+        """The connector's weights in float32, by their names in a `_Projection`; copies live as long as the view."""
+        weights = _Projection(self._adapter).state_dict(keep_vars=True)
+        return {name: w.float() for name, w in weights.items() if w.is_floating_point()}
+
     def _checked(self, where: str, values: Tensor) -> Tensor:
         """Values that a method is about to read; see `Finite.check`."""
         return self._finite.check(f"{self._method_id}: {where}", values)
@@ -413,6 +423,14 @@ class EngineView(View):
 
 def _attention_of(layer: int) -> str:
     return f"attention in encoder layer {layer}"
+
+
+class _Projection(nn.Module):
+    """An adapter's `project` as a module, which can be called with other weights."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        super().__init__()
+        self.connector, self.forward = adapter.connector, adapter.project
 
 
 def _picked(values: Float[Tensor, "B H S D"], where: Int[Tensor, "B N"]) -> Float[Tensor, "B H N D"]:

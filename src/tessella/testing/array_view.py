@@ -147,7 +147,8 @@ class ArrayView(View):
     def encoder_hidden(self, layer: int) -> Float[Tensor, "B V Ce"]:
         return self._at("encoder_hidden", layer)
 
-    def connector(self, features: Float[Tensor, "B K Ce"]) -> Float[Tensor, "B K C"]:
+    def connector(self, features: Float[Tensor, "B K Ce"], precise: bool = False) -> Float[Tensor, "B K C"]:
+        features = features.float() if precise else features
         return features if self._connector is None else self._connector(features)
 
     def attention_rows(
