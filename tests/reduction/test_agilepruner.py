@@ -115,6 +115,16 @@ def test_the_highest_attention_comes_first_and_no_threshold_is_top_k() -> None:
         assert picks_of(make("agilepruner", **still), view, [20, 9]) == [best[0][:20], best[1][:9]]
 
 
+def test_a_threshold_of_zero_suppresses_no_copy() -> None:
+    """In float32 a vector may be nearer than 0 to its copy."""
+    tokens = torch.randn(30, 24, generator=torch.Generator().manual_seed(1)).repeat_interleave(2, dim=0)
+    unit = torch.nn.functional.normalize(tokens, dim=1)
+    assert float((1 - unit @ unit.T).min()) < 0
+    assert picks_of(make("agilepruner", static_tau=0.0), one(tokens, torch.linspace(1, 0, 60).tolist()), [31]) == [
+        list(range(31))
+    ]
+
+
 def test_nothing_that_the_walk_takes_is_near_an_earlier_token() -> None:
     view, method = ragged(4, [60]), make("agilepruner", erank_avg=1.5, tau_max=0.6)
     scores, counts = method.score(view), Counts((30,), (60,))  # type: ignore[attr-defined]
@@ -181,8 +191,9 @@ def test_half_precision_is_scored_in_float32() -> None:
     exact = ArrayView(
         embeddings=half.tokens.embeddings.float(), class_attention=half.class_attention(0).float(), num_tokens=(40, 22)
     )
-    method = make("agilepruner", erank_avg=2.0)
+    method: Any = make("agilepruner", erank_avg=2.0)
     assert picks_of(method, half, [20, 10]) == picks_of(method, exact, [20, 10])
+    assert torch.equal(method.score(half), method.score(exact))
 
 
 def test_layers_and_encoders_without_a_class_token() -> None:

@@ -61,7 +61,7 @@ def _centred(vectors: Float[Tensor, "B N C"], mask: Bool[Tensor, "B N"] | None) 
     if mask is None:
         return vectors - vectors.mean(dim=1, keepdim=True)
     real = mask[:, :, None]
-    mean = vectors.masked_fill(~real, 0).sum(dim=1, keepdim=True) / real.sum(dim=1, keepdim=True).clamp(min=1)
+    mean = vectors.masked_fill(~real, 0).sum(dim=1, keepdim=True) / real.sum(dim=1, keepdim=True)
     return (vectors - mean).masked_fill(~real, 0)
 
 
