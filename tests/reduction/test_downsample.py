@@ -37,8 +37,20 @@ class Drawn(Draft):
     def picture_size(self, rows: int, columns: int) -> tuple[int, int]:
         return rows * PATCH, columns * PATCH
 
+    def native_size(self) -> tuple[int, int]:
+        raise AssertionError("downsample asks for no size but its own")
+
     def encode(self, pictures: Any) -> list[Tensor]:
         raise AssertionError("downsample encodes nothing itself")
+
+    def question(self, prompt: int) -> str:
+        raise AssertionError("downsample does not ask")
+
+    def text_similarity(self) -> list[Tensor]:
+        raise AssertionError("downsample does not ask")
+
+    def last_attention(self, tokens: Any, layer: int) -> list[Tensor]:
+        raise AssertionError("downsample does not ask")
 
     def replace(self, pictures: Any) -> Draft:
         self.replaced = [p for (p,) in pictures]

@@ -34,6 +34,8 @@ NEEDS = {
     "frames": "the frames of a clip",
     "pixels": "the pixels of each image",
     "sizes": "an encoder that takes pictures of other sizes",
+    "made_tokens": "a language model that takes visual tokens of a method's own making",
+    "several_grids": "a language model that takes several grids in the place of a picture",
 }
 
 

@@ -33,6 +33,7 @@ class Encoding:
     - `arguments`: what was encoded, as the entry's method was given it.
     - `footprints`: what each entry of the output holds; `first[i]` is the number of entry i's first footprint.
     - `features`: the connector's input; `class_features [items, Ce]`; `attention` and `hidden` by encoder layer.
+    - `shown`: where the tokens are of a method's making, the normalised pictures that each entry shows.
     """
 
     modality: str
@@ -43,6 +44,7 @@ class Encoding:
     class_features: Tensor | None = None
     attention: dict[int, Recorder] = field(default_factory=dict)
     hidden: dict[int, Tensor] = field(default_factory=dict)
+    shown: list[tuple[Tensor, ...]] | None = None
 
     @classmethod
     def begin(cls, adapter: Adapter, modality: str, arguments: dict[str, Any]) -> Encoding:
@@ -84,7 +86,8 @@ class Encoding:
 class Picture:
     """One footprint as a forward was given it; `encoding` and `number` tell where it was, or will be, encoded.
 
-    `content` are its pixels or, where these are unknown, its encoded features; `has_pixels` says which.
+    `content` are its pixels or, where these are unknown, its encoded features; `has_pixels` says which. `shown` are the
+    normalised pictures behind features that a method has made.
     """
 
     modality: str
@@ -93,6 +96,7 @@ class Picture:
     has_pixels: bool
     encoding: Encoding | None = None
     number: int = 0
+    shown: tuple[Tensor, ...] = ()
 
 
 class EncoderWatch:
@@ -152,11 +156,15 @@ class EncoderWatch:
         pooled = getattr(output, "pooler_output", None)
         if pooled is not None:
             encoding.count_entries(len(pooled))
-            marks: list[Mark | None] = [(encoding, number) for number in range(len(pooled))]
-            self.mark(pooled, marks)
-            if self._known is not None:
-                self._known += zip(pooled, marks, strict=True)  # type: ignore[arg-type]
+            self.adopt(encoding, pooled)
         return output, encoding
+
+    def adopt(self, encoding: Encoding, pooled: Sequence[Tensor]) -> None:
+        """Let entries that a method has made be known like those that were encoded."""
+        marks: list[Mark | None] = [(encoding, number) for number in range(len(pooled))]
+        self.mark(pooled, marks)
+        if self._known is not None:
+            self._known += zip(pooled, marks, strict=True)  # type: ignore[arg-type]
 
     @staticmethod
     def mark(pooled: Any, marks: Sequence[Mark | None]) -> None:
@@ -200,6 +208,10 @@ class EncoderWatch:
         ):  # encoded elsewhere, changed since, or under a pipeline that asked for less
             footprints = self._adapter.footprints_of_features(name, pooled)
             return [Picture(name, f, p, False) for f, p in zip(footprints, pooled, strict=True)]
+        made = [(e, i) for e, i in found if e.shown is not None]
+        if made:  # by one method, so all of them
+            known = zip(made, pooled, strict=True)
+            return [Picture(name, e.footprints[i], p, False, e, i, e.shown[i]) for (e, i), p in known]  # type: ignore[index]
         pixels = {e: self._adapter.pixels(name, e.arguments) for e, _ in found}
         return [
             Picture(name, encoding.footprints[i], pixels[encoding][i], True, encoding, i)

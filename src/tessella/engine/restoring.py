@@ -26,10 +26,10 @@ def restored(adapter: Adapter, pictures: Sequence[Picture]) -> list[Image.Image]
     """
     out = []
     for picture in pictures:
-        if not picture.has_pixels:
+        if not picture.has_pixels and not picture.shown:
             raise UnsupportedError("the last prompt came without pixels; give show(images=...) the pictures.")
         footprint = picture.footprint
-        items = adapter.restore(picture.content, footprint)
+        items = picture.shown or adapter.restore(picture.content, footprint)
         for block, item in zip(footprint.blocks, footprint.items, strict=True):
             if block.columns:
                 image = _as_image(items[item], adapter.pixel_statistics())

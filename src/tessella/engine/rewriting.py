@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from ..core.budget import Counts, resolve_counts
+from ..core.budget import Counts, on_device, resolve_counts
+from ..core.cards import Card
+from ..core.contracts import Method, Step
 from ..core.errors import MethodError, UnsupportedError
-from ..core.layout import Block, Layout
+from ..core.layout import Layout
 from ..core.pipeline import Part
-from ..core.rewriting import Draft
+from ..core.reduction import Reduction
+from ..core.view import Captures, View
 from ..models.adapter import Adapter
 from ..models.placing import layout_of
 from .cache import Ledger
-from .plan import scope_of
+from .companions import Companions
+from .draft import EngineDraft
+from .draft_sequence import length_of, visual_places
+from .encoder import Encoding
+from .plan import Plan, scope_of, units_of
 
-_BY_TOKEN = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids", "inputs_embeds")
-_OF_PICTURES = ("pixel_values", "image_sizes", "interpolate_pos_encoding", "image_grid_thw")
+_OF_ENCODER = {
+    "features",
+    "class_token",
+    "class_features",
+    "attention_received",
+    "encoder_keys",
+    "pixels",
+    "text_tower",
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +47,8 @@ class Rewrite:
     - `visual [B, R]`: True for visual tokens.
     - `removed [B]`: tokens that each row lost.
     - `moved`: True where positions were given by the user, who counts without padding.
+    - `kept [B, V]`, on the host: visual tokens of the rewritten prompt that stay, by the word of `author`, the method
+      that has made them; None for all.
     """
 
     layout: Layout
@@ -41,6 +57,8 @@ class Rewrite:
     visual: Bool[Tensor, "B R"]
     removed: Int[Tensor, " B"]
     moved: bool
+    kept: Bool[Tensor, "B V"] | None
+    author: Method
 
     def repeat(self, batch: int) -> Rewrite:
         """The same for a batch in which each row stands several times: beams, samples."""
@@ -50,12 +68,30 @@ class Rewrite:
         rows = torch.arange(len(self.origin)).repeat_interleave(times)
         layout = self.layout.gather(_all_tokens(self.layout)[rows], rows.tolist())
         origin, visual, removed = (t[rows.to(t.device)] for t in (self.origin, self.visual, self.removed))
-        return Rewrite(layout, self.length, origin, visual, removed, self.moved)
+        kept = None if self.kept is None else self.kept[rows]
+        return Rewrite(layout, self.length, origin, visual, removed, self.moved, kept, self.author)
 
     def places(self, places: Int[Tensor, "B S"]) -> Int[Tensor, "B S"]:
         """Places in the rewritten prompt, or behind it, as places of the user's; -1 for visual tokens and padding."""
         mapped = self._of_user(places, torch.where(self.visual, -1, self.origin))
         return torch.where(mapped < 0, -1, mapped)
+
+    def first_cut(self, plan: Plan, layout: Layout) -> list[Step]:
+        """The cut that leaves, of grids that a method has made, what it wants to stay; none where that is all."""
+        if self.kept is None:
+            return []
+        told, kept = _Told(self.author), self.repeat(len(layout.slot)).kept
+        assert kept is not None
+
+        def reduce(view: View, counts: Counts) -> Reduction:
+            units = units_of(step, layout, plan.roles)
+            rows = torch.tensor(units.source_row)[:, None]
+            mine = kept[rows, units.index.clamp(min=0)] & (units.index >= 0)
+            num_kept = tuple(mine.sum(dim=1).tolist())
+            return Reduction(keep=mine.to(view.device, non_blocking=True), num_kept=num_kept)
+
+        step = Step(told, "connector", 0, None, reduce, Captures())
+        return [step]
 
     def hand_over(self, ledger: Ledger, moved: bool) -> None:
         """Make a ledger speak of the user's prompt, whose placeholders that are gone it then counts as dropped.
@@ -89,170 +125,113 @@ class Rewrite:
         return torch.where(places < length, inside, places + self.length - length)
 
 
-class EngineDraft(Draft):
-    """A draft for one adapter. `origin` is that of a `Rewrite`; None while nothing has changed."""
+class _Told(Method):
+    """The method of a cut that a rewriter has decided already; it stands under the rewriter's name."""
 
-    def __init__(
-        self,
-        adapter: Adapter,
-        arguments: Mapping[str, Any],
-        layout: Layout,
-        pictures: Sequence[Tensor],
-        origin: Int[Tensor, "B R"] | None = None,
-    ) -> None:
-        self.info = adapter.info
-        self.arguments, self.layout, self.pictures = arguments, layout, tuple(pictures)
-        self.origin = origin
-        self._adapter = adapter
+    card: ClassVar[Card] = Card(
+        "Told",
+        stages=("connector",),
+        count="adaptive",
+        count_reason="a rewriter has said what stays",
+        min_keep=0,
+        takes_keep=False,
+        scope="prompt",
+        unit="prompt",
+        newlines="compete",
+    )
 
-    def picture_size(self, rows: int, columns: int) -> tuple[int, int]:
-        return self._adapter.picture_size(rows, columns)
+    def __init__(self, author: Method) -> None:
+        self.id = author.id  # type: ignore[misc]
 
-    def encode(self, pictures: Sequence[Tensor]) -> list[Tensor]:
-        return list(self._adapter.encode_pictures(pictures, self.arguments).pooler_output)  # type: ignore[arg-type]
-
-    def replace(self, pictures: Sequence[Sequence[Tensor]]) -> EngineDraft:
-        if len(pictures) != len(self.pictures):
-            raise MethodError(
-                f"the prompts hold {len(self.pictures)} pictures; {len(pictures)} replacements were given."
-            )
-        if all(len(new) == 1 and new[0] is old for new, old in zip(pictures, self.pictures, strict=True)):
-            return self
-        blocks, repeats = self._plan(pictures)
-        sequence = _Sequence.of(
-            self.arguments, repeats, _visual(self.layout, repeats.shape[1]).to(torch.int8).argmin(dim=1)
-        )
-        origin = sequence.origin if self.origin is None else _through(sequence.origin, self.origin)
-        slots = self._slots(sequence)
-        arguments = {n: sequence.take(n, v) for n, v in self.arguments.items()}
-        flat = [p for new in pictures for p in new]
-        return EngineDraft(self._adapter, arguments, Layout.build(slots, blocks), flat, origin)
-
-    def finish(self) -> dict[str, Any]:
-        """Arguments with the pictures encoded."""
-        out = {n: v for n, v in self.arguments.items() if n not in _OF_PICTURES}
-        if self.pictures:
-            out["mm_encoder_outputs"] = {"image": self._adapter.encode_pictures(self.pictures, self.arguments)}
-            out |= self._adapter.picture_arguments(self.pictures)
-        return out
-
-    def _plan(self, pictures: Sequence[Sequence[Tensor]]) -> tuple[list[list[Block]], Int[Tensor, "B S"]]:
-        """The new blocks of each row, and how often each token of a row stands in the new one."""
-        layout, given = self.layout, iter(pictures)
-        repeats = torch.ones(len(layout.slot), _length(self.arguments), dtype=torch.long)
-        blocks: list[list[Block]] = []
-        for row, count in enumerate(layout.num_tokens):
-            mine: list[Block] = []
-            for image in range(layout.num_images[row]):
-                slots = layout.slot[row, :count][layout.image[row, :count] == image]
-                before, number = sum(b.num_tokens for b in mine), mine[-1].image + 1 if mine else 0
-                for picture in next(given):
-                    mine += self._adapter.picture_blocks(picture, number)
-                    number += 1
-                wanted = sum(b.num_tokens for b in mine) - before
-                repeats[row, slots[wanted:]] = 0
-                if wanted > len(slots):
-                    repeats[row, slots[-1]] += wanted - len(slots)
-            blocks.append(mine)
-        return blocks, repeats
-
-    def _slots(self, sequence: _Sequence) -> list[Tensor]:
-        """Slots of the new visual tokens."""
-        visual = _visual(self.layout, _length(self.arguments))
-        here = visual.gather(1, sequence.host_origin.clamp(min=0)) & (sequence.host_origin >= 0)
-        return [row.nonzero()[:, 0] for row in here]
+    def reduce(self, view: View, counts: Counts) -> Reduction:
+        raise AssertionError("its step brings a function of its own")
 
 
 @dataclass(frozen=True)
-class _Sequence:
-    """The tokens of a rewritten prompt: which one each was, and a text token in place of added padding."""
+class Rewritten:
+    """Arguments as the rewriting methods want them; `rewrite` says how they came about, None if they stayed.
 
-    host_origin: Int[Tensor, "B R"]
-    origin: Int[Tensor, "B R"]  # the same on the device
-    index: Int[Tensor, "B R"]
-
-    @classmethod
-    def of(cls, arguments: Mapping[str, Any], repeats: Int[Tensor, "B S"], text: Int[Tensor, " B"]) -> _Sequence:
-        """Rows of their new lengths, padded on the side on which the prompts are. `text`: a text token of each."""
-        mask = arguments.get("attention_mask")
-        if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
-            raise UnsupportedError(
-                "an attention_mask that is not [batch, tokens] cannot follow pictures of another size; give the "
-                "two-dimensional one."
-            )
-        places = torch.arange(repeats.shape[1])
-        rows = [places.repeat_interleave(r) for r in repeats]
-        width = max(map(len, rows))
-        origin = torch.full((len(rows), width), -1)
-        if all(len(r) == width for r in rows):
-            origin = torch.stack(rows)
-        elif mask is None:
-            raise UnsupportedError(
-                "prompts of different lengths are padded, which takes an attention_mask; give it with the inputs."
-            )
-        else:
-            given = mask.cpu() != 0
-            right = bool((given[:, 0] & ~given[:, -1]).any())
-            for out, row in zip(origin, rows, strict=True):
-                out[slice(len(row)) if right else slice(width - len(row), width)] = row
-            origin = _without_padding(origin, given, right)
-        device = arguments["input_ids" if arguments.get("input_ids") is not None else "inputs_embeds"].device
-        index = torch.where(origin < 0, text[:, None], origin)
-        return cls(origin, origin.to(device), index.to(device))
-
-    def take(self, name: str, value: Any) -> Any:
-        """An argument for the new tokens; one that is not by token stays."""
-        if name not in _BY_TOKEN or value is None:
-            return value
-        if name == "position_ids":
-            return self._positions(value)
-        index = self.index if value.ndim == 2 else self.index[:, :, None].expand(-1, -1, value.shape[2])
-        out = value.gather(1, index)
-        return out.masked_fill(self.origin < 0, 0) if name == "attention_mask" else out
-
-    def _positions(self, given: Tensor) -> Tensor:
-        """Positions without those of tokens that are gone."""
-        if given.ndim != 2:
-            raise UnsupportedError("position_ids of several axes cannot follow pictures of another size.")
-        real = self.origin >= 0
-        lost = self.origin - (real.cumsum(dim=1) - 1)
-        return torch.where(real, given.expand(len(self.index), -1).gather(1, self.index) - lost, 0)
-
-
-def rewrite(
-    adapter: Adapter, parts: Sequence[Part], arguments: dict[str, Any]
-) -> tuple[dict[str, Any], Rewrite | None]:
-    """Arguments as the rewriting methods `parts` want them, and how they came about; None if they stay as they are.
-
-    Raises UnsupportedError for pictures that are encoded already, and for clips, which would stay as they are.
+    `encoding` tells of visual tokens that a method has made, in `arguments["mm_encoder_outputs"]`.
     """
+
+    arguments: dict[str, Any]
+    rewrite: Rewrite | None = None
+    encoding: Encoding | None = None
+
+
+def rewrite(adapter: Adapter, plan: Plan, companions: Companions, arguments: dict[str, Any]) -> Rewritten:
+    """What the rewriting methods of a plan make of a prompt's arguments.
+
+    Raises UnsupportedError for pictures that are encoded already, for clips, which would stay as they are, for a prompt
+    that becomes longer than the model reads, and for methods behind a rewriter that want more than it leaves them.
+    """
+    first = plan.rewriters[0].method.id
     encoded = arguments.get("mm_encoder_outputs") or {}
     for name, modality in adapter.modalities.items():
         if name != "image" and (arguments.get(modality.pixels) is not None or encoded.get(name) is not None):
-            raise UnsupportedError(f"{parts[0].method.id} changes pictures, but the prompts hold a {name}.")
+            raise UnsupportedError(f"{first} changes pictures, but the prompts hold a {name}.")
     if arguments.get("pixel_values") is None:
         if encoded.get("image") is not None:
             raise UnsupportedError(
-                f"{parts[0].method.id} changes pictures before they are encoded, but the call was given "
+                f"{first} changes pictures before they are encoded, but the call was given "
                 "mm_encoder_outputs. Give pixel_values instead."
             )
-        return arguments, None
+        return Rewritten(arguments)
     layout = layout_of(adapter, arguments)
     if layout is None or not sum(layout.num_tokens):
-        return arguments, None
-    draft = EngineDraft(adapter, arguments, layout, adapter.pictures(arguments))
-    for part in parts:
-        changed = part.method.rewrite(draft, _counts_of(part, draft.layout))  # type: ignore[attr-defined]
+        return Rewritten(arguments)
+    author = plan.rewriters[0].method
+    draft = EngineDraft(adapter, arguments, layout, adapter.pictures(arguments), companions, author.id)
+    for part in plan.rewriters:
+        if draft.is_made:
+            raise UnsupportedError(
+                f"{part.method.id} changes pictures, but {author.id} in front of it has made visual tokens of them; "
+                f"name {author.id} last."
+            )
+        author = part.method
+        draft = draft.for_method(author.id)
+        changed = author.rewrite(draft, _counts_of(part, draft.layout))  # type: ignore[attr-defined]
         if not isinstance(changed, EngineDraft):
-            raise MethodError(f"{part.method.id}: rewrite() must return a draft; got {type(changed).__name__}.")
+            raise MethodError(f"{author.id}: rewrite() must return a draft; got {type(changed).__name__}.")
         draft = changed
     if draft.origin is None:
-        return arguments, None
+        return Rewritten(arguments)
+    if draft.is_made:
+        _check_readers(adapter, plan, author)
+    kept = draft.kept()
+    _check_length(adapter, author, arguments, draft, kept)
     origin, moved = draft.origin, arguments.get("position_ids") is not None
     lost = [b - a for b, a in zip(layout.num_tokens, draft.layout.num_tokens, strict=True)]
-    visual = _visual(draft.layout, origin.shape[1]).to(origin.device)
-    removed = torch.tensor(lost, device=origin.device)
-    return draft.finish(), Rewrite(layout, _length(arguments), origin, visual, removed, moved)
+    visual = visual_places(draft.layout, origin.shape[1]).to(origin.device)
+    removed = on_device(lost, origin.device)
+    how = Rewrite(layout, length_of(arguments), origin, visual, removed, moved, kept, author)
+    final, encoding = draft.finish()
+    return Rewritten(final, how, encoding)
+
+
+def _check_readers(adapter: Adapter, plan: Plan, author: Method) -> None:
+    """Raise UnsupportedError where a method behind reads the encoder, which has not seen tokens that were made."""
+    for part in plan.parts:
+        if _OF_ENCODER & set(part.method.needs(adapter.info)):
+            raise UnsupportedError(
+                f"{part.method.id} reads the vision encoder, but {author.id} in front of it gives the model visual "
+                "tokens of its own making. Name a method that reads tokens alone, such as divprune."
+            )
+
+
+def _check_length(
+    adapter: Adapter, author: Method, arguments: Mapping[str, Any], draft: EngineDraft, kept: Tensor | None
+) -> None:
+    """Raise UnsupportedError where a prompt has become longer than the model reads."""
+    most = getattr(adapter.language_model.config, "max_position_embeddings", None)
+    length = length_of(draft.arguments)
+    if kept is not None:
+        length -= int((draft.layout.mask & ~kept).sum(dim=1).min())
+    if most is not None and most < length > length_of(arguments):
+        raise UnsupportedError(
+            f"{author.id} makes a prompt of {length} tokens of one of {length_of(arguments)}; this "
+            f"{adapter.info.family} model reads at most {most}. Give smaller pictures, or a smaller keep."
+        )
 
 
 def _counts_of(part: Part, layout: Layout) -> Counts:
@@ -265,36 +244,6 @@ def _counts_of(part: Part, layout: Layout) -> Counts:
     return resolve_counts(part.budget, layout, units, scope=scope, rounding=card.rounding, min_keep=card.min_keep)
 
 
-def _length(arguments: Mapping[str, Any]) -> int:
-    ids = arguments.get("input_ids")
-    return int((arguments["inputs_embeds"] if ids is None else ids).shape[1])
-
-
-def _through(later: Int[Tensor, "B R"], earlier: Int[Tensor, "B S"]) -> Int[Tensor, "B R"]:
-    """The origin of an origin."""
-    return torch.where(later < 0, -1, earlier.gather(1, later.clamp(min=0)))
-
-
-def _visual(layout: Layout, length: int) -> Bool[Tensor, "B S"]:
-    """True at the visual tokens of prompts of `length` tokens."""
-    out = torch.zeros(len(layout.slot), length + 1, dtype=torch.bool)
-    return out.scatter(1, torch.where(layout.mask, layout.slot, length), True)[:, :length]
-
-
 def _all_tokens(layout: Layout) -> Int[Tensor, "B V"]:
     here = torch.arange(layout.slot.shape[1]).expand_as(layout.slot)
     return torch.where(layout.mask, here, -1)
-
-
-def _without_padding(origin: Int[Tensor, "B R"], given: Bool[Tensor, "B S"], right: bool) -> Int[Tensor, "B R"]:
-    """Rows without the columns at the padded side that are padding in each, but for those that the prompts had."""
-    real = (origin >= 0) & given.gather(1, origin.clamp(min=0))
-    spare, had = (int(_at_side(r.any(dim=0), right)) for r in (real, given))
-    drop = max(spare - had, 0)
-    return origin[:, : origin.shape[1] - drop] if right else origin[:, drop:]
-
-
-def _at_side(used: Bool[Tensor, " S"], right: bool) -> int:
-    """Unused columns in front of the first used one, or behind the last."""
-    places = used.nonzero()[:, 0].tolist()
-    return (len(used) - 1 - places[-1]) if right else places[0]

@@ -132,9 +132,12 @@ class Wiring:
 
     def _rewrite(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Arguments as the rewriters want them; `_rewriting` says how they came about."""
-        inputs, self._rewriting = rewrite(self._adapter, self._plan.rewriters, inputs)
+        rewritten = rewrite(self._adapter, self._plan, self._companions, inputs)
+        self._rewriting = rewritten.rewrite
         self.num_rewrites += 1
-        return inputs
+        if rewritten.encoding is not None:
+            self._encoder.adopt(rewritten.encoding, rewritten.arguments["mm_encoder_outputs"]["image"].pooler_output)
+        return rewritten.arguments
 
     def _hand_over(self, moved: bool) -> None:
         """Let the cache of a rewritten prompt speak of the user's prompt from now on."""
@@ -242,6 +245,8 @@ class Wiring:
         )
         plan, layout = self._plan, placed.layout
         steps = [] if replay else plan.steps(self._adapter, layout)
+        if self._rewriting is not None and not replay:
+            steps = self._rewriting.first_cut(plan, layout) + steps
         self._state = Reading(
             self._adapter, steps, layout, self._sources, plan.positions, plan.roles, self.stopwatch, replay
         )

@@ -143,8 +143,12 @@ class Adapter(ABC):
         """What the entry's `get_image_features` gives for pictures of any sizes, under the other arguments `inputs`."""
         raise self._no_other_sizes()
 
-    def picture_arguments(self, pictures: Sequence[Float[Tensor, "c _ _"]]) -> dict[str, Any]:
-        """Arguments of the entry, beside encoded pictures, that say what these are."""
+    def native_size(self) -> tuple[int, int]:
+        """Height and width of the pictures for which the encoder was made."""
+        raise UnsupportedError(f"the encoder of this {self.info.family} model has no size of its own.")
+
+    def picture_arguments(self, grids: Sequence[tuple[int, int]], device: torch.device) -> dict[str, Any]:
+        """Arguments of the entry, beside encoded pictures, that say of how many rows and columns of tokens each is."""
         return {}
 
     def _no_other_sizes(self) -> UnsupportedError:

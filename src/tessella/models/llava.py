@@ -36,6 +36,9 @@ class LlavaAdapter(LlavaLike):
     def picture_size(self, rows: int, columns: int) -> tuple[int, int]:
         return rows * self._patch, columns * self._patch
 
+    def native_size(self) -> tuple[int, int]:
+        return self.side * self._patch, self.side * self._patch
+
     def picture_blocks(self, picture: Float[Tensor, "c _ _"], image: int) -> tuple[Block, ...]:
         return one_grid(*self._grid(picture)).as_image(image)
 

@@ -35,7 +35,7 @@ class LlavaLike(Adapter):
         self.capabilities = (
             COMMON
             | ({"class_token", "class_features", "text_tower"} if class_token else set())
-            | ({"sizes"} if takes_sizes and self.encodes_sizes else set())
+            | ({"sizes", "made_tokens", "several_grids"} if takes_sizes and self.encodes_sizes else set())
         )
         self.info = ModelInfo(
             family=self.model_types[0],

@@ -35,7 +35,8 @@ class QwenLike(Adapter):
         self.connector = entry.visual.merger
         self.language_model = entry.language_model
         self.decoder_layers = entry.language_model.layers
-        self.capabilities = COMMON | {"sizes"}
+        own_tokens = self.deepstack is None  # what a deep stack adds to its tokens, others lack
+        self.capabilities = COMMON | {"sizes"} | ({"made_tokens"} if own_tokens else set())
         self.info = ModelInfo(
             family=self.model_types[0],
             num_layers=len(self.decoder_layers),
@@ -97,12 +98,14 @@ class QwenLike(Adapter):
         self, pictures: Sequence[Float[Tensor, "c _ _"]], inputs: Mapping[str, Any]
     ) -> BaseModelOutputWithPooling:
         rows = torch.cat([self.order.rows_of(p) for p in pictures])
-        return self.entry.get_image_features(rows, **self.picture_arguments(pictures), return_dict=True)
+        token = self.order.token
+        grids = [(p.shape[1] // token, p.shape[2] // token) for p in pictures]
+        return self.entry.get_image_features(rows, **self.picture_arguments(grids, rows.device), return_dict=True)
 
-    def picture_arguments(self, pictures: Sequence[Float[Tensor, "c _ _"]]) -> dict[str, Any]:
-        patch = self.order.patch
-        grids = [(1, p.shape[1] // patch, p.shape[2] // patch) for p in pictures]
-        return {"image_grid_thw": torch.tensor(grids, device=pictures[0].device)}
+    def picture_arguments(self, grids: Sequence[tuple[int, int]], device: torch.device) -> dict[str, Any]:
+        merge = self.info.merge
+        patches = [(1, rows * merge, columns * merge) for rows, columns in grids]
+        return {"image_grid_thw": torch.tensor(patches, device=device)}
 
     def token_features(
         self, rows: Float[Tensor, "N C"], patches: Int[Tensor, "T P"], shares: Float[Tensor, "T P"] | None
