@@ -24,6 +24,7 @@ from .array_view import default_info
 from .random_view import Item, random_view
 
 ITEMS = (Item(4, 6, seed=1), Item(3, 5, seed=2), Item(1, 7, seed=3))
+CLIPS = (Item(2, 3, seed=1, frames=4), Item(1, 3, seed=2, frames=5), Item(1, 7, seed=3))  # as many tokens; a picture
 KEEPS = ((9, 6, 3), (1, 1, 1), (2, 14, 7), (23, 8, 1))  # ragged; the third keeps the whole last item
 
 
@@ -97,7 +98,7 @@ def check_text(method: Method) -> None:
 def check_count(method: Method) -> None:
     """As many tokens stay as the card promises, and `num_kept` says how many."""
     for step, counts in _runs(method):
-        reduction = step.reduce(random_view(ITEMS, step.captures), counts)
+        reduction = step.reduce(random_view(_items(method), step.captures), counts)
         kept = reduction.keep.sum(dim=1).tolist()
         told = reduction.num_kept
         assert told is None or list(told) == kept, f"num_kept says {told}, the mask keeps {kept}"
@@ -114,7 +115,7 @@ def check_count(method: Method) -> None:
 def check_real_tokens(method: Method) -> None:
     """Padding is never kept, and `keep` is a mask of the tokens' shape."""
     for step, counts in _runs(method):
-        view = random_view(ITEMS, step.captures)
+        view = random_view(_items(method), step.captures)
         keep = step.reduce(view, counts).keep
         assert keep.dtype == torch.bool, f"keep is {keep.dtype}, not bool"
         assert keep.shape == view.mask.shape, f"keep is {tuple(keep.shape)}, tokens are {tuple(view.mask.shape)}"
@@ -124,7 +125,7 @@ def check_real_tokens(method: Method) -> None:
 def check_aligned(method: Method) -> None:
     """`order`, `embeddings`, `source` and `weights` fit the kept slots."""
     for step, counts in _runs(method):
-        view = random_view(ITEMS, step.captures)
+        view = random_view(_items(method), step.captures)
         reduction = step.reduce(view, counts)
         kept = [row.nonzero()[:, 0].tolist() for row in reduction.keep]
         most = max(map(len, kept))
@@ -152,8 +153,8 @@ def check_aligned(method: Method) -> None:
 def check_alone(method: Method) -> None:
     """An item gives the same alone as in a ragged batch with others."""
     for step, counts in _runs(method):
-        together = step.reduce(random_view(ITEMS, step.captures), counts)
-        for b, item in enumerate(ITEMS):
+        together = step.reduce(random_view(_items(method), step.captures), counts)
+        for b, item in enumerate(_items(method)):
             one = Counts(counts.num_keep[b : b + 1], counts.num_tokens[b : b + 1], counts.asked)
             alone = step.reduce(random_view([item], step.captures), one)
             _same(_item(alone, 0, item), _item(together, b, item), f"item {b} alone and in a batch")
@@ -163,12 +164,12 @@ def check_deterministic(method: Method) -> None:
     """The same call gives the same answer, reads no global random state and leaves it as it was."""
     for step, counts in _runs(method):
         torch.manual_seed(1)
-        first = step.reduce(random_view(ITEMS, step.captures), counts)
+        first = step.reduce(random_view(_items(method), step.captures), counts)
         torch.manual_seed(2)
         state = torch.get_rng_state()
-        second = step.reduce(random_view(ITEMS, step.captures), counts)
+        second = step.reduce(random_view(_items(method), step.captures), counts)
         assert torch.equal(torch.get_rng_state(), state), "it draws from torch's global generator"
-        for b, item in enumerate(ITEMS):
+        for b, item in enumerate(_items(method)):
             _same(_item(first, b, item), _item(second, b, item), "two calls")
 
 
@@ -176,7 +177,7 @@ def check_dtypes(method: Method) -> None:
     """float32 and bfloat16 both work, and new embeddings come in the dtype of the model."""
     for dtype in (torch.float32, torch.bfloat16):
         for step, counts in _runs(method):
-            view = random_view(ITEMS, step.captures, dtype)
+            view = random_view(_items(method), step.captures, dtype)
             reduction = step.reduce(view, counts)
             if method.card.takes_keep and step.promised_count == "exact":
                 kept = tuple(reduction.keep.sum(dim=1).tolist())
@@ -188,7 +189,7 @@ def check_dtypes(method: Method) -> None:
 def check_inputs(method: Method) -> None:
     """No array of the view is written to."""
     for step, counts in _runs(method):
-        view = random_view(ITEMS, step.captures)
+        view = random_view(_items(method), step.captures)
         before = {name: copy.deepcopy(value) for name, value in view._given.items() if not callable(value)}
         step.reduce(view, counts)
         for name, value in before.items():
@@ -215,10 +216,11 @@ def check_ties(method: Method) -> None:
     )
     tied.__dict__.update(method.__dict__)
     for step, counts in _runs(tied):
-        view = random_view(ITEMS, step.captures)
+        view = random_view(_items(method), step.captures)
         protected = method.protect(view)
         keep = tied.reduce(view, counts).keep
-        for b, (count, there) in enumerate(zip(counts.num_keep, counts.num_tokens, strict=True)):
+        num_kept = counts.num_keep if step.promised_count == "exact" else keep.sum(dim=1).tolist()
+        for b, (count, there) in enumerate(zip(num_kept, counts.num_tokens, strict=True)):
             first = [] if protected is None else protected[b, :there].nonzero()[:, 0].tolist()
             others = [i for i in range(there) if i not in first]
             want = sorted((first + others)[:count])
@@ -240,6 +242,11 @@ CHECKS: dict[str, Callable[[Method], None]] = {
     "one_token": check_one_token,
     "ties": check_ties,
 }
+
+
+def _items(method: Method) -> tuple[Item, ...]:
+    """What the suite shows a method."""
+    return CLIPS if "frames" in method.card.needs else ITEMS
 
 
 def _steps(method: Method) -> tuple[Step, ...]:

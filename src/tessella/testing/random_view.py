@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..core.layout import Block, Layout
 from ..core.view import Captures, Keys, Queries, Softmax
 from .array_view import ArrayView, default_info
 
@@ -19,15 +20,20 @@ LOUD = 30.0  # fills padding: whoever reads it is noticed
 
 @dataclass(frozen=True)
 class Item:
-    """One picture of the suite: its grid, and the seed of everything that can be seen of it."""
+    """One picture or clip of the suite: its grid, and the seed of everything that can be seen of it."""
 
     rows: int
     columns: int
     seed: int = 0
+    frames: int = 1
 
     @property
     def num_tokens(self) -> int:
-        return self.rows * self.columns
+        return self.frames * self.rows * self.columns
+
+    @property
+    def blocks(self) -> list[Block]:
+        return [Block(0, self.rows, self.columns, frame=f) for f in range(self.frames)]
 
     def draw(self, name: str, *shape: int) -> Tensor:
         """Standard normal numbers that depend on the item and the name."""
@@ -114,8 +120,9 @@ def random_view(items: Sequence[Item], captures: Captures, dtype: torch.dtype = 
         text_tower=(question.to(dtype), stack("patches", FEATURES).to(dtype)) if captures.text_tower else None,
         pixels=torch.stack([item.draw("pixels", 3, PIXELS, PIXELS) for item in items]).to(dtype),
         connector=lambda features: torch.nn.functional.pad(features, (0, CHANNELS - FEATURES)),
-        grids=[(i.rows, i.columns) for i in items],
-        first_slot=FIRST_SLOT,
+        layout=Layout.build(
+            [range(FIRST_SLOT, FIRST_SLOT + i.num_tokens) for i in items], [i.blocks for i in items]
+        ),
         info=default_info(),
         sample_ids=[i.seed for i in items],
     )
