@@ -16,6 +16,10 @@ from .on_host import on_host
 class MosaicLlava(LlavaLike):
     """A LLaVA whose pictures are a thumbnail and a mosaic of tiles. Tile 0 of an image is its thumbnail."""
 
+    def __init__(self, entry: Any) -> None:
+        super().__init__(entry)
+        self.capabilities |= {"frames"} if "video" in self.modalities else set()
+
     def mosaic(self, size: Size, most: int | None = None) -> Footprint:
         """The footprint of a picture of `size` (height, width); of more than `most` tiles it is shrunk."""
         config = self.entry.config

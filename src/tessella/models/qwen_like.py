@@ -36,7 +36,7 @@ class QwenLike(Adapter):
         self.language_model = entry.language_model
         self.decoder_layers = entry.language_model.layers
         own_tokens = self.deepstack is None  # what a deep stack adds to its tokens, others lack
-        self.capabilities = COMMON | {"sizes"} | ({"made_tokens"} if own_tokens else set())
+        self.capabilities = COMMON | {"sizes", "frames"} | ({"made_tokens"} if own_tokens else set())
         self.info = ModelInfo(
             family=self.model_types[0],
             num_layers=len(self.decoder_layers),

@@ -120,9 +120,7 @@ def random_view(items: Sequence[Item], captures: Captures, dtype: torch.dtype = 
         text_tower=(question.to(dtype), stack("patches", FEATURES).to(dtype)) if captures.text_tower else None,
         pixels=torch.stack([item.draw("pixels", 3, PIXELS, PIXELS) for item in items]).to(dtype),
         connector=lambda features: torch.nn.functional.pad(features, (0, CHANNELS - FEATURES)),
-        layout=Layout.build(
-            [range(FIRST_SLOT, FIRST_SLOT + i.num_tokens) for i in items], [i.blocks for i in items]
-        ),
+        layout=Layout.build([range(FIRST_SLOT, FIRST_SLOT + i.num_tokens) for i in items], [i.blocks for i in items]),
         info=default_info(),
         sample_ids=[i.seed for i in items],
     )
