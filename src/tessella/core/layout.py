@@ -33,7 +33,8 @@ class Block:
 
     `newlines` says that every row ends with one extra token of role newline; with no columns the block is a lone
     newline behind other blocks. `top` and `left` are its place, in tokens, in a mosaic: consecutive blocks of an image
-    that have one stand in the prompt row by row of the mosaic, not one after the other.
+    that have one stand in the prompt row by row of the mosaic, not one after the other. `mosaic` is then how many rows
+    and columns of tiles it has, those in the padding too: tile 1 + i * columns + j is in row i and column j.
     """
 
     image: int
@@ -45,6 +46,7 @@ class Block:
     newlines: bool = False
     top: int | None = None
     left: int = 0
+    mosaic: tuple[int, int] | None = field(default=None, compare=False)  # blocks are told apart without it
 
     @property
     def num_tokens(self) -> int:

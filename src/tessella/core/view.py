@@ -124,6 +124,13 @@ class View(ABC):
         """Query and key of the class token in an encoder layer, bias included, before scaling."""
 
     @abstractmethod
+    def class_logits(self, layer: int) -> Float[Tensor, "B V"]:
+        """Scaled product of the class token's query and each patch's key, mean over heads, before any softmax.
+
+        Each patch is asked by the class token of its own tile or frame.
+        """
+
+    @abstractmethod
     def encoder_hidden(self, layer: int) -> Float[Tensor, "B V Ce"]:
         """Output of an encoder layer for each patch."""
 

@@ -130,6 +130,15 @@ class EngineView(View):
             self._per_item(lambda e: first(self._recorded(e, layer).keys), f"the keys of encoder layer {layer}"),
         )
 
+    def class_logits(self, layer: int) -> Float[Tensor, "B V"]:
+        def read(encoding: Encoding) -> Tensor:
+            recorder = self._recorded(encoding, layer)
+            calls = zip(recorder.queries, recorder.keys, strict=True)
+            logits = [torch.einsum("bhd,bhsd->bs", q[:, :, 0].float(), k.float()) / q.shape[1] for q, k in calls]
+            return self._by_patch(logits) * recorder.scaling
+
+        return self._per_token(read, f"the class token's logits in encoder layer {layer}")
+
     def encoder_hidden(self, layer: int) -> Float[Tensor, "B V Ce"]:
         def read(encoding: Encoding) -> Tensor:
             if layer not in encoding.hidden:

@@ -54,7 +54,7 @@ def mosaic_footprint(grid: Size, side: int, size: Size, most: float | None = Non
     mosaic = _with_newlines(patch, -1)
     base = torch.full((side**2, sources), -1)
     base[:, 0] = torch.arange(side**2)
-    tiles = _tiles(shrunk.middle_row + top, shrunk.middle_column + left, side, grid[1])
+    tiles = _tiles(shrunk.middle_row + top, shrunk.middle_column + left, side, grid)
     blocks = (Block(0, side, side, role=THUMBNAIL), *tiles)
     num_tiles = grid[0] * grid[1] + 1
     shares = None if sources == 1 else torch.cat([(base >= 0).float(), _with_newlines(shrunk.weight, 0.0)])
@@ -73,7 +73,7 @@ def _with_newlines(values: Shaped[Tensor, "R C P"], newline: float) -> Shaped[Te
     return torch.nn.functional.pad(values, (0, 0, 0, 1), value=newline).flatten(0, 1)
 
 
-def _tiles(rows: Int[Tensor, " R"], columns: Int[Tensor, " C"], side: int, across: int) -> list[Block]:
+def _tiles(rows: Int[Tensor, " R"], columns: Int[Tensor, " C"], side: int, grid: Size) -> list[Block]:
     """The blocks of a mosaic whose lines and columns stand at these places, each in the tile that its place is in."""
     out = []
     down, right = rows // side, columns // side
@@ -82,6 +82,6 @@ def _tiles(rows: Int[Tensor, " R"], columns: Int[Tensor, " C"], side: int, acros
         for j in right.unique().tolist():
             height, width = int((down == i).sum()), int((right == j).sum())
             top, left = int((down == i).nonzero()[0]), int((right == j).nonzero()[0])
-            tile = 1 + i * across + j
-            out.append(Block(0, height, width, tile=tile, newlines=j == last, top=top, left=left))
+            tile = 1 + i * grid[1] + j
+            out.append(Block(0, height, width, tile=tile, newlines=j == last, top=top, left=left, mosaic=grid))
     return out

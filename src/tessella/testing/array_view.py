@@ -26,6 +26,7 @@ TOKEN_AXIS = {
     "embeddings": 1,
     "features": 1,
     "attention_received": 1,
+    "class_logits": 1,
     "encoder_hidden": 1,
     "class_attention": 2,
     "encoder_keys": 2,
@@ -36,14 +37,14 @@ TOKEN_AXIS = {
 class ArrayView(View):
     """What a method sees, from arrays: `[B, ...]`, of the shapes that the functions of `View` return.
 
-    Layer arrays (`class_attention`, `class_projection`, `attention_received`, `patch_attention`, `encoder_keys`,
-    `encoder_hidden`, `attention_rows`, `projection`) are one array (or pair) for whatever layer is asked, or a mapping
-    by layer. The tokens of an item are one grid: `grids` is its (rows, columns), for all items or one each; without it
-    they are one row, `num_tokens[b]` long. A `layout` takes the place of all three. Visual tokens of a `projection`
-    stand at their slots, every other place is text; `lengths` are the sequences without padding, by default all of it.
-    `question` is the part of the `text` that is the question, by default all of it, `words` the same in words, and
-    `embed` makes embeddings and a mask of other words. The connector is the identity unless given. Asking for what was
-    not given raises MethodError.
+    Layer arrays (`class_attention`, `class_projection`, `class_logits`, `attention_received`, `patch_attention`,
+    `encoder_keys`, `encoder_hidden`, `attention_rows`, `projection`) are one array (or pair) for whatever layer is
+    asked, or a mapping by layer. The tokens of an item are one grid: `grids` is its (rows, columns), for all items or
+    one each; without it they are one row, `num_tokens[b]` long. A `layout` takes the place of all three. Visual tokens
+    of a `projection` stand at their slots, every other place is text; `lengths` are the sequences without padding, by
+    default all of it. `question` is the part of the `text` that is the question, by default all of it, `words` the same
+    in words, and `embed` makes embeddings and a mask of other words. The connector is the identity unless given. Asking
+    for what was not given raises MethodError.
 
     >>> view = ArrayView(embeddings=torch.randn(2, 6, 8), grids=(2, 3))
     >>> view.layout.grids, view.tokens.embeddings.shape
@@ -58,6 +59,7 @@ class ArrayView(View):
         class_features: Array | None = None,
         class_attention: ByLayer | None = None,
         class_projection: Pair | Mapping[int, Pair] | None = None,
+        class_logits: ByLayer | None = None,
         attention_received: ByLayer | None = None,
         patch_attention: Pair | Mapping[int, Pair] | None = None,
         encoder_keys: ByLayer | None = None,
@@ -85,6 +87,7 @@ class ArrayView(View):
             "class_features": class_features,
             "class_attention": class_attention,
             "class_projection": class_projection,
+            "class_logits": class_logits,
             "attention_received": attention_received,
             "patch_attention": patch_attention,
             "encoder_keys": encoder_keys,
@@ -133,6 +136,9 @@ class ArrayView(View):
     def class_projection(self, layer: int) -> tuple[Float[Tensor, "B H D"], Float[Tensor, "B H D"]]:
         query, key = self._at("class_projection", layer)
         return torch.as_tensor(query), torch.as_tensor(key)
+
+    def class_logits(self, layer: int) -> Float[Tensor, "B V"]:
+        return self._at("class_logits", layer)
 
     def attention_received(self, layer: int) -> Float[Tensor, "B V"]:
         return self._at("attention_received", layer)

@@ -106,6 +106,7 @@ def random_view(items: Sequence[Item], captures: Captures, dtype: torch.dtype = 
         ),
         class_attention={n: stack(f"class {n}", HEADS, axis=1, softmax=True) for n in encoder},
         class_projection={n: class_pair(n) for n in encoder},
+        class_logits={n: stack(f"logits {n}") for n in encoder},
         attention_received={n: stack(f"received {n}", softmax=True) for n in encoder},
         patch_attention={n: (stack(f"from {n}", softmax=True), stack(f"to {n}").sigmoid() / 40) for n in encoder},
         encoder_keys={n: stack(f"keys {n}", HEADS, HEAD_DIM, axis=1).to(dtype) for n in encoder},
