@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 # attention weights alive at once in `attention_received`: 64 MiB of float32, on a CPU 2 MiB, which stay in its cache
@@ -73,6 +73,38 @@ def attention_received(
         total += weights.sum(dim=(1, 2))
     real: Tensor | int = query.shape[2] if mask is None else mask.sum(dim=1, keepdim=True).clamp(min=1)
     return total / (query.shape[1] * real)
+
+
+def attention_from(
+    query: Float[Tensor, "B H Q D"],
+    key: Float[Tensor, "B G N D"],
+    scale: float,
+    asking: Int[Tensor, "B Q"],
+    seen: Int[Tensor, "B N"],
+    causal: bool = True,
+    block: int | None = None,
+) -> Float[Tensor, "B N"]:
+    """Attention that each key receives of chosen queries: the mean over heads and over the (real) queries.
+
+    `asking` and `seen` are the places of queries and keys in one sequence, -1 for padding; with `causal` a query sees
+    keys up to its own place. All heads are taken of `block` queries at a time, by default as many as make 64 MiB of
+    weights, on a CPU 2 MiB.
+
+    >>> query, key, first_two = torch.zeros(1, 2, 2, 8), torch.zeros(1, 1, 3, 8), torch.tensor([[0, 1]])
+    >>> attention_from(query, key, 1.0, first_two, torch.arange(3)[None])
+    tensor([[0.7500, 0.2500, 0.0000]])
+    """
+    batch, heads, num_queries, _ = query.shape
+    elements = CPU_BLOCK_ELEMENTS if query.device.type == "cpu" else BLOCK_ELEMENTS
+    block = block or max(1, elements // max(1, batch * heads * key.shape[2]))
+    key, total = key.float(), torch.zeros(batch, key.shape[2], device=query.device)
+    for start in range(0, num_queries, block):
+        now = asking[:, start : start + block, None]
+        pairs = (seen >= 0)[:, None, :] & (now >= 0)
+        if causal:
+            pairs = pairs & (seen[:, None, :] <= now)
+        total += attention_rows(query[:, :, start : start + block], key, scale, pairs[:, None]).sum(dim=(1, 2))
+    return total / (heads * (asking >= 0).sum(dim=1, keepdim=True).clamp(min=1))
 
 
 def patch_attention(

@@ -9,6 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..core.budget import on_device
+from ..core.contracts import mask_of
+from ..core.reduction import Reduction, Space
 from .selection import mask_indices
 from .similarity import cosine_similarity
 
@@ -111,6 +113,50 @@ def parents_of(
     none = torch.full((len(keep), 1), -1, dtype=torch.long, device=keep.device)
     parent = torch.cat([centres, none], dim=1).gather(1, torch.where(target < 0, centres.shape[1], target))
     return torch.where(keep, torch.arange(keep.shape[1], device=keep.device), parent)
+
+
+def with_centres(
+    kept: Bool[Tensor, "B N"],
+    centres: Int[Tensor, "B M"],
+    mask: Bool[Tensor, "B N"],
+    num_kept: Sequence[int],
+    has_class: bool = False,
+) -> Int[Tensor, "B K"]:
+    """The sequence of kept tokens followed by the centres, padded with -1; `num_kept[b]` counts both.
+
+    With `has_class` a class token comes first, in the slot of the first token that is neither; it is counted too.
+
+    >>> mask, kept = torch.ones(1, 5, dtype=torch.bool), torch.tensor([[False, False, True, False, False]])
+    >>> with_centres(kept, torch.tensor([[0]]), mask, (3,), has_class=True)
+    tensor([[1, 2, 0]])
+    """
+    most = max(num_kept, default=0)
+    parts = [mask_indices(kept, most), centres]
+    if has_class:
+        dropped = mask & ~kept & ~mask_of(centres, mask.shape[1])
+        any_kept = on_device(num_kept, mask.device)[:, None] > 0
+        parts.insert(0, torch.where(any_kept, mask_indices(dropped, 1), -1))
+    return in_sequence(*parts, most=most)
+
+
+def merge_into_centres(
+    tokens: Float[Tensor, "B N C"],
+    order: Int[Tensor, "B K"],
+    centres: Int[Tensor, "B M"],
+    target: Int[Tensor, "B N"],
+    num_kept: Sequence[int],
+    space: Space,
+) -> Reduction:
+    """The tokens of a sequence `order`, whose centres have the mean of their members added.
+
+    >>> tokens, target = torch.tensor([[[1.0], [3.0], [5.0]]]), torch.tensor([[-1, -1, 0]])
+    >>> merge_into_centres(tokens, torch.tensor([[1, 0]]), torch.tensor([[0]]), target, (2,), "encoder").embeddings
+    tensor([[[3.],
+             [6.]]])
+    """
+    keep = mask_of(order, tokens.shape[1])
+    new = add_to_centres(tokens, centres, target).gather(1, across(order, tokens)).to(tokens.dtype)
+    return Reduction(keep, tuple(num_kept), new, space, order, parents_of(keep, centres, target))
 
 
 def nearest_only(affinity: Float[Tensor, "B M N"], num_nearest: int) -> Float[Tensor, "B M N"]:

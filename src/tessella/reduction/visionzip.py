@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from ..core.budget import Counts, on_device
+from ..core.budget import Counts
 from ..core.cards import Card
 from ..core.contracts import KeptMerger, mask_of
 from ..core.errors import MethodError
@@ -26,8 +26,8 @@ from ..core.model_info import ModelInfo
 from ..core.reduction import Reduction
 from ..core.registry import register
 from ..core.view import Captures, View
-from ..ops.merging import across, add_to_centres, in_sequence, nearest_centres, parents_of, spaced_centres
-from ..ops.selection import mask_indices, top_indices
+from ..ops.merging import merge_into_centres, nearest_centres, spaced_centres, with_centres
+from ..ops.selection import top_indices
 
 
 @register
@@ -66,13 +66,11 @@ class VisionZip(KeptMerger):
         """The class token, kept patches in raster order, then contextual tokens, into which the others are merged."""
         centres = self.centres(view, counts, kept)
         target = self.targets(view, kept, centres)
-        order = sequence(kept, centres, view.mask, counts)
-        keep = mask_of(order, view.mask.shape[1])
-        features = view.features()
-        tokens = add_to_centres(features, centres, target).gather(1, across(order, features))
-        tokens[:, :1] = view.class_features()[:, None]
-        source = parents_of(keep, centres, target)
-        return Reduction(keep, counts.num_keep, tokens.to(features.dtype), "encoder", order, source)
+        order = with_centres(kept, centres, view.mask, counts.num_keep, has_class=True)
+        out = merge_into_centres(view.features(), order, centres, target, counts.num_keep, "encoder")
+        assert out.embeddings is not None
+        out.embeddings[:, :1] = view.class_features()[:, None]
+        return out
 
     def num_contextual(self, counts: Counts) -> list[int]:
         """Contextual tokens of each item. Raises MethodError when the setting leaves no room for the class token."""
@@ -105,13 +103,3 @@ class VisionZip(KeptMerger):
             return torch.full_like(dominant, -1, dtype=torch.long)
         keys = view.encoder_keys(view.info.feature_layer).float().mean(dim=1)  # [B, V, D]
         return nearest_centres(keys, centres, view.mask & ~dominant & ~mask_of(centres, keys.shape[1]))
-
-
-def sequence(
-    dominant: Bool[Tensor, "B V"], centres: Int[Tensor, "B M"], mask: Bool[Tensor, "B V"], counts: Counts
-) -> Int[Tensor, "B K"]:
-    """Kept slots as the language model reads them: the class token in the first dropped slot, dominant, contextual."""
-    dropped = mask & ~dominant & ~mask_of(centres, mask.shape[1])
-    any_kept = on_device(counts.num_keep, mask.device)[:, None] > 0
-    class_slot = torch.where(any_kept, mask_indices(dropped, 1), -1)
-    return in_sequence(class_slot, mask_indices(dominant, counts.most), centres, most=counts.most)
