@@ -29,7 +29,7 @@ from ..core.contracts import ScoredSelector
 from ..core.errors import MethodError, UnsupportedError
 from ..core.model_info import ModelInfo
 from ..core.registry import register
-from ..core.view import Captures, Span, View
+from ..core.view import Captures, View
 from ..ops.normalising import geometric_blend, min_max, softmax
 from ..ops.quantiles import quantile
 from ..ops.selection import top_indices
@@ -51,7 +51,7 @@ class FlashVLM(ScoredSelector):
     gamma: float = 2.5  # power that sharpens relevance
     per_round: int = 8  # duplicates dropped a round, r
     norm_gate: str = "raw"  # text tokens weigh by their length; "post": by that of normalised ones, all but 1
-    text_scope: Span = "all"  # or "question"
+    text_scope: str = "all"  # or "question"
     cls_fallback: str | None = None  # "received": mean attention received where there is no class token
 
     card = Card(
@@ -107,7 +107,7 @@ class FlashVLM(ScoredSelector):
 
     def relevance(self, view: View) -> Float[Tensor, "B V"]:
         """Similarity of each projected token to the text that it resembles most, sharpened; zeros without text."""
-        text, real = view.text_embeddings(self.text_scope)
+        text, real = view.text_embeddings("question" if self.text_scope == "question" else "all")
         if text.shape[1] == 0:
             return torch.zeros(view.mask.shape, device=view.device)
         weights = gate(text if self.norm_gate == "raw" else normalize(text), real)
