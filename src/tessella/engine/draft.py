@@ -93,7 +93,8 @@ class EngineDraft(Draft):
         for row, count in enumerate(self.layout.num_tokens):
             mine = [next(given) for _ in range(self.layout.num_images[row])]
             firsts = self._firsts(row, count)
-            out += last_attention(self._adapter, self.arguments, row, self._text(row), firsts, mine, layer)
+            text = self._text(row)
+            out += last_attention(self._adapter, self.arguments, row, text, firsts, mine, layer, self._reader)
         return out
 
     def replace(self, pictures: Sequence[Sequence[Picture]]) -> EngineDraft:

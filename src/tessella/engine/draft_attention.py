@@ -31,6 +31,7 @@ def last_attention(
     firsts: Sequence[int],
     tokens: Sequence[Float[Tensor, "_ C"]],
     layer: int,
+    reader: str,
 ) -> list[Float[Tensor, "H _"]]:
     """Scaled products of the last token's query with the keys of `tokens` in decoder layer `layer`.
 
@@ -39,7 +40,9 @@ def last_attention(
     Raises UnsupportedError for a prompt that ends with a picture.
     """
     if not len(text) or (firsts and int(text[-1]) < max(firsts)):
-        raise UnsupportedError("no text stands behind the last picture, so that nothing asks for a part of it.")
+        raise UnsupportedError(
+            f"{reader} goes by what the last token of the prompt looks at, and no text stands behind the last picture."
+        )
     embeddings = _text_embeddings(adapter, arguments, row, text)
     ends = [int((text < first).sum()) for first in firsts]
     parts: list[Tensor] = []

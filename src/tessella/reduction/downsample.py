@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from ..core.budget import Counts
 from ..core.cards import Card
@@ -25,6 +24,7 @@ from ..core.errors import BudgetError
 from ..core.registry import register
 from ..core.rewriting import Draft
 from ..ops.grids import shape_of
+from ..ops.pixels import resized_to
 
 
 @register
@@ -58,12 +58,5 @@ class Downsample(Rewriter):
 def resized(
     pictures: Sequence[Float[Tensor, "c _ _"]], sizes: Sequence[tuple[int, int] | None]
 ) -> list[Float[Tensor, "c _ _"]]:
-    """Pictures at (height, width) by antialiased bicubic interpolation in float32; those without a size as they are."""
-    out = []
-    for picture, size in zip(pictures, sizes, strict=True):
-        if size is None:
-            out.append(picture)
-            continue
-        values = interpolate(picture[None].float(), size=size, mode="bicubic", antialias=True, align_corners=False)
-        out.append(values[0].to(picture.dtype))
-    return out
+    """Pictures at (height, width); those without a size as they are."""
+    return [p if s is None else resized_to(p, *s) for p, s in zip(pictures, sizes, strict=True)]

@@ -5,13 +5,13 @@ Acts     input: frames are encoded, each grid is resized to its share of one bud
 Needs    one picture a frame; a relevance of each frame to the question
 Differs  the paper asks a second model, Qwen2-VL-2B, for the probability of 'yes': give such a model as `judge`. Without
          one the answering model's own attention serves (`scorer="attention"`: the share of each frame in what the last
-         token looks at in decoder layer `score_layer`, untrained for this), or a text tower (`scorer="tower"`:
-         a softmax of similarities). Neither decouples the question: `decoupling_prompt`, `objects_in` and
-         `judge_question` are the paper's steps for a judge of yours. The budget is the keep over the whole prompt; everything kept is the
-         prompt as it is. Grids that are not square keep their proportions. No newlines: the models that can carry this
-         have none. A frame without tokens keeps its place in the report. `v5` merges within rows, then within columns,
-         and leaves the order of places, which the specification leaves open. Clips are refused: give their frames as
-         pictures
+         token looks at in decoder layer `score_layer`, untrained for this), or a text tower (`scorer="tower"`: a
+         softmax of similarities). Neither decouples the question: `decoupling_prompt`, `objects_in` and
+         `judge_question` are the paper's steps for a judge of yours. The budget is the keep over the whole prompt;
+         everything kept is the prompt as it is. Grids that are not square keep their proportions. No newlines: the
+         models that can carry this have none. A frame without tokens keeps its place in the report. `v5` merges within
+         rows, then within columns, and leaves the order of places, which the specification leaves open. Clips are
+         refused: give their frames as pictures
 Names    scale, power: those of (100 P)^2; resizer: the authors' v1 to v5; cap: theirs is off for v1 alone
 """
 
