@@ -94,10 +94,12 @@ def max_sum(
     >>> max_sum(unit, (3,), torch.ones(1, 4, dtype=torch.bool), first=torch.tensor([1]))
     tensor([[1, 3, 0]])
     """
-    opening = _opening(mask, first)  # never read again: it is not zero at most where the first pick is
-    return pick_greedily(
-        opening, lambda total: total, lambda total, pick: total + _to_pick(unit, pick), num_picks, mask
-    )
+
+    def absorb(total: Tensor, pick: Tensor) -> Tensor:
+        return total + _to_pick(unit, pick)
+
+    opening = _opening(mask, first)  # stays in the sums: zero for all but the first pick, which is not picked again
+    return pick_greedily(opening, lambda total: total, absorb, num_picks, mask)
 
 
 def distance(a: Float[Tensor, "B N C"], b: Float[Tensor, "B M C"]) -> Float[Tensor, "B N M"]:
