@@ -35,6 +35,11 @@ def describe(scene: Scene, rng: Random) -> str:
         question = ask(scene, rng.choice(KINDS), rng)
         if question is not None:
             return f"{question.text} {question.answer}"
+    return list_items(scene, rng)
+
+
+def list_items(scene: Scene, rng: Random) -> str:
+    """All objects of a picture in any order: 'a red star, a blue digit 7'."""
     return ", ".join(name_of(item) for item in rng.sample(scene.items, len(scene.items)))
 
 

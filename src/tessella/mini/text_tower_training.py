@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from tokenizers import processors
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, CLIPConfig, CLIPModel, CLIPTextConfig
@@ -38,8 +39,8 @@ from tessella.mini.world import Scene
 from tessella.models.clip_tower import ClipTower
 
 WIDTH, LAYERS, HEADS, DIMENSIONS, LENGTH = 64, 3, 4, 64, 40  # of the text transformer and of the shared space
-WINDOW = 4096  # pictures to draw from
-ENCODED_AT_ONCE = 16
+WINDOW = 2048  # pictures to draw from
+ENCODED_AT_ONCE = 8
 RATE, WARMUP, DECAY = 2e-3, 100, 0.02
 CHECKPOINT_S = 120.0
 
@@ -191,6 +192,15 @@ def point(logits: Tensor, where: Tensor) -> Tensor:
     return F.cross_entropy(logits, target)
 
 
+def save(tower: ClipTower, folder: Path) -> None:
+    """Write bfloat16 weights as those of a CLIP model without its vision encoder, its configuration and tokenizer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {key: value.detach().to(torch.bfloat16).contiguous() for key, value in tower.state_dict().items()}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    tower.config.save_pretrained(folder)
+    tower.tokenizer.save_pretrained(folder)
+
+
 def train(options: argparse.Namespace) -> None:
     """Run from the last checkpoint to the last step; write the log, the checkpoints and at the end the weights."""
     options.run.mkdir(parents=True, exist_ok=True)
@@ -215,14 +225,14 @@ def train(options: argparse.Namespace) -> None:
             trainer.save_checkpoint(checkpoint)
             saved = now
     trainer.save_checkpoint(checkpoint)
-    trainer.tower.bfloat16().save(options.snapshot)
+    save(trainer.tower, options.snapshot)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train the text tower of the embedded model.")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=1600)
     parser.add_argument("--batch", type=int, default=96, help="pictures a step")
-    parser.add_argument("--fresh", type=int, default=12, help="pictures a step that are new")
+    parser.add_argument("--fresh", type=int, default=8, help="pictures a step that are new")
     parser.add_argument("--window", type=int, default=WINDOW, help="pictures to draw from")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and of all pictures")
     parser.add_argument("--report", type=int, default=50, help="steps between two lines of the log")

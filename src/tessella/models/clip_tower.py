@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPModel
 
@@ -61,22 +59,14 @@ class ClipTower(nn.Module):
             )
         return F.linear(hidden.float(), weight.to(hidden.device).float())
 
-    def save(self, folder: Path) -> None:
-        """Write the folder of a CLIP model without the tensors of its vision encoder."""
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {key: value.contiguous() for key, value in self.state_dict().items()}
-        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-        self.config.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
-
 
 def read_tower(name: str, options: dict[str, Any]) -> ClipTower:
-    """The tower of a folder or hub id with a CLIP model, whole or as `save` writes it.
+    """The tower of a folder or hub id with a CLIP model, whole or without the tensors of its vision encoder.
 
     `options` are those of `from_pretrained`. Raises InputError where tensors are missing.
     """
     model, info = CLIPModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **options)
-    missing = sorted(key for key in info["missing_keys"] if not key.startswith("vision_model."))
+    missing = sorted(key for key in info["missing_keys"] if key.startswith(("text_", "visual_projection.")))
     if missing:  # transformers has filled them with random numbers
         raise InputError(f"{len(missing)} tensors of the text tower {name!r} are missing, e.g. {missing[0]}.")
     return ClipTower(model, AutoTokenizer.from_pretrained(name, **options))
