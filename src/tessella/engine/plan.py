@@ -263,13 +263,14 @@ def _layer_mean(method: Method, adapter: Adapter, keep: Fraction, size: int, uni
     tokens: int | Fraction = size
     total = tokens * steps[0].at_layer
     for step, end, groups in zip(steps, [*[s.at_layer for s in steps[1:]], depth], units, strict=True):
-        assert step.budget is not None
-        part, card = step.budget.keep, method.card
-        of = size if step.of_first else tokens
-        tokens = part if isinstance(part, int) else max(round_count(part * of, card.rounding), card.min_keep)
-        if step.expect is not None:
-            shares = divide(tokens, groups.num_tokens)
-            tokens = Fraction(step.expect(Counts(tuple(shares), groups.num_tokens), groups.layout))
+        if step.budget is not None:  # a cut without a budget is expected to leave what it finds
+            part, card = step.budget.keep, method.card
+            of = size if step.of_first else tokens
+            left = part if isinstance(part, int) else max(round_count(part * of, card.rounding), card.min_keep)
+            tokens = left
+            if step.expect is not None:
+                shares = divide(left, groups.num_tokens)
+                tokens = Fraction(step.expect(Counts(tuple(shares), groups.num_tokens), groups.layout))
         total += tokens * (end - step.at_layer)
     return Fraction(total, depth * size)
 

@@ -109,7 +109,7 @@ def check_count(method: Method) -> None:
             assert told is not None, "an exact count is known without asking the device; num_kept must give it"
         for count, asked, there in zip(kept, counts.num_keep, counts.num_tokens, strict=True):
             most = asked if step.promised_count == "at_most" else there
-            assert min(method.card.min_keep, there) <= count <= most, f"kept {count}, allowed up to {most}"
+            assert min(step.method.card.min_keep, there) <= count <= most, f"kept {count}, allowed up to {most}"
 
 
 def check_real_tokens(method: Method) -> None:
@@ -204,7 +204,7 @@ def check_one_token(method: Method) -> None:
         view = random_view(items, step.captures)
         keep = step.reduce(view, Counts((1,), (1,), method.card.takes_keep)).keep
         assert keep.shape == (1, 1), f"keep is {tuple(keep.shape)} for one token"
-        assert bool(keep[0, 0]) or method.card.min_keep == 0, "the only token was dropped"
+        assert bool(keep[0, 0]) or step.method.card.min_keep == 0, "the only token was dropped"
 
 
 def check_ties(method: Method) -> None:
