@@ -202,7 +202,7 @@ def takers_of(
     >>> takers_of(torch.tensor([[True, False, False]]), torch.tensor([[0, 2]]), affinity)
     tensor([[0, 0, 2]])
     """
-    best, centre = affinity.max(dim=1)
+    best, centre = torch.nn.functional.pad(affinity, (0, 0, 0, 1), value=-torch.inf).max(dim=1)
     into = torch.where(best > -torch.inf, slots.gather(1, centre), slots[:, -1:])
     return torch.where(keep, torch.arange(keep.shape[1], device=keep.device), into)
 
