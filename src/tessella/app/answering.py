@@ -177,7 +177,8 @@ def ask(
         pipeline = FULL if keep is None else default_method(model)
     inputs = prepare(model, processor, [pictures], [question], max_new_tokens)
     start = time.perf_counter()
-    with reduce(model, pipeline, keep, scope, positions, newlines, thumbnails) as run, torch.inference_mode():
+    run = reduce(model, pipeline, keep, scope, positions, newlines, thumbnails, processor)
+    with run, torch.inference_mode():
         out = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
     seconds = time.perf_counter() - start
     text = processor.tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -218,7 +219,7 @@ def ask_many(
     from ..engine.apply import reduce
 
     inputs = prepare(model, processor, [(image,) for image in images], questions, max_new_tokens)
-    with reduce(model, pipeline, keep=keep), torch.inference_mode():
+    with reduce(model, pipeline, keep=keep, processor=processor), torch.inference_mode():
         out = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
     texts = processor.tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return [text.strip() for text in texts]

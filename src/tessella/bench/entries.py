@@ -14,9 +14,11 @@ from ..core.errors import BudgetError, InputError, UnsupportedError
 from ..core.model_info import PaperLayer
 from ..core.pipeline import Pipeline, parse, split_outside
 from ..core.registry import load_class, method_modules
+from ..engine.companions import companions_of
 from ..engine.plan import can_apply, counts_of, make_plan, units_of
 from ..models.adapter import find_adapter
 from ..models.placing import layout_of
+from .identity import identify_tower
 from .records import BLIND, DOWNSAMPLE, FULL, Setting
 
 REFERENCES = (FULL, BLIND, DOWNSAMPLE)  # what other rows are read against; never filtered by stage
@@ -96,7 +98,7 @@ def resolve(model: Any, choices: Sequence[Choice], details: Mapping[str, Any]) -
     entries: list[Entry] = []
     notes: dict[str, str] = {}
     for choice in choices:
-        verdict = can_apply(adapter, choice.pipeline)
+        verdict = can_apply(model, choice.pipeline)
         if not verdict:
             if choice.asked:
                 raise UnsupportedError(f"{choice.method}: {verdict}")
@@ -108,6 +110,8 @@ def resolve(model: Any, choices: Sequence[Choice], details: Mapping[str, Any]) -
             "methods": [describe_method(p.method) | {"budget": str(p.budget) if p.budget else None} for p in fitted],
             "positions": [p.method.card.positions for p in fitted],
         }
+        if any("text_tower" in p.method.needs(adapter.info) for p in fitted):
+            own["text_tower"] = identify_tower(companions_of(model).load_tower())  # there is one: `can_apply` looked
         setting = Setting(str(choice.pipeline), choice.method, choice.keep, {**details, **own})
         entries.append(Entry(choice.pipeline, setting))
     if not entries:

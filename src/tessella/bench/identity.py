@@ -30,6 +30,15 @@ def identify_model(model: Any, name: str) -> dict[str, str]:
     return facts
 
 
+def identify_tower(tower: Any) -> str:
+    """SHA-256 over the names and values of a text tower's tensors."""
+    digest = hashlib.sha256()
+    for name, values in tower.state_dict().items():
+        digest.update(f"{name}\0{values.dtype}\0{tuple(values.shape)}\0".encode())
+        digest.update(values.float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def identify_processor(processor: Any) -> dict[str, str]:
     """Classes of the processor, and which library resizes pictures."""
     name = type(processor.image_processor).__name__
