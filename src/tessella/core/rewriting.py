@@ -31,7 +31,7 @@ class Grid:
     columns: int
     picture: Float[Tensor, "c _ _"]
     role: int = PATCH
-    kept: Bool[Tensor, " N"] | None = None
+    kept: Bool[Tensor, " M"] | None = None
 
     def __post_init__(self) -> None:
         wrong = [t for t in (self.tokens, self.kept) if t is not None and len(t) != self.rows * self.columns]

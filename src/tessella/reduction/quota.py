@@ -58,7 +58,7 @@ class Quota(Rewriter):
     power: float = 2.0
     cap: bool | None = None  # no frame gets more tokens than it has; None: as the authors have it for the resizer
     scorer: str = "attention"
-    score_layer: int = PaperLayer(16, depth=32)  # ours
+    score_layer: int = PaperLayer(12, depth=32)  # ours, by what the embedded model shows
     judge: Judge | None = None  # instead of `scorer`
 
     card = Card(
