@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sqlite3
 import subprocess
@@ -128,7 +129,8 @@ def test_killed_and_resumed_is_row_for_row_uninterrupted(tmp_path):
     kept = rows_of(tmp_path / "parts.db")
     resumed = start(tmp_path / "parts.db", 8)  # takes the dead one's lock over
     out = resumed.communicate()
-    assert whole.communicate()[1] == out[1] == ""
+    said = [*whole.communicate()[1].splitlines(), *out[1].splitlines()]
+    assert all(re.fullmatch(r"\d+ of 40 answers, .* left \(.*\)", line) for line in said)  # on a slow machine
     assert (whole.returncode, resumed.returncode) == (0, 0)
     everything = rows_of(tmp_path / "parts.db")
     assert set(kept) <= set(everything)

@@ -181,13 +181,21 @@ def test_tables_and_markdown() -> None:
         "Accuracy and time, keep 1/9",
         "Accuracy % by type, keep 1/9",
         "What the picture adds: points over blind by type, keep 1/9",
+        "Points over down-sampled pictures by type, keep 1/9",
     ]
-    main, types, adds = summary.tables()
+    main, types, adds, over = summary.tables()
     assert all(len(row) == len(t.heads) for t in summary.tables() for row in t.rows)
     assert main.rows[0][:3] == ("none", "200.0", "100.0")
     assert main.rows[3][8:] == ("3.00", "0.75")
     assert types.rows[3][1].startswith("80 [")
     assert [row[0] for row in adds.rows] == ["none", "downsample", "good", "poor", "twin"]
+    assert [row[0] for row in over.rows] == ["none", "blind", "good", "poor", "twin"]
+    for entry in summary.sections[0].entries:
+        for kind, difference in entry.over_downsample.items():
+            reference = next(e for e in summary.sections[0].entries if e.measured.method == "downsample")
+            expected = entry.by_type[kind].value - reference.by_type[kind].value
+            assert difference.value == pytest.approx(expected, abs=1e-12)
+            assert difference.low <= difference.value <= difference.high
     text = summary.to_markdown()
     assert text.startswith("### Accuracy and time, keep 1/9\n\n| method | tokens | mean % |")
     assert "| --- | ---: | ---: | --- |" in text

@@ -59,6 +59,7 @@ class Entry:
     accuracy: Estimate | None
     by_type: dict[str, Estimate]
     contribution: dict[str, Estimate]  # accuracy minus blind, by type
+    over_downsample: dict[str, Estimate]  # accuracy minus that of the down-sampled picture, by type
     against: dict[str, Estimate | None]
     mcnemar_p: dict[str, float | None]
     retention: Estimate | None
@@ -86,6 +87,7 @@ class Entry:
             "accuracy": _plain(self.accuracy),
             "by_type": {k: e.to_dict() for k, e in self.by_type.items()},
             "image_contribution": {k: e.to_dict() for k, e in self.contribution.items()},
+            "over_downsample": {k: e.to_dict() for k, e in self.over_downsample.items()},
             "against": {k: _plain(e) for k, e in self.against.items()},
             "mcnemar_p": self.mcnemar_p,
             "retention": _plain(self.retention),
@@ -127,12 +129,13 @@ class Summary:
         }
 
     def tables(self) -> list[Table]:
-        """For each keep: the comparison, accuracy by type, and what the picture adds by type."""
+        """For each keep: the comparison, accuracy by type, what the picture adds and what the method adds by type."""
         out = []
         for section in self.sections:
             out += [_main_table(section), _type_table(section, self.kinds)]
-            if any(entry.contribution for entry in section.entries):
-                out.append(_contribution_table(section, self.kinds))
+            for title, differences in _DIFFERENCES.items():
+                if any(getattr(entry, differences) for entry in section.entries):
+                    out.append(_difference_table(section, self.kinds, title, differences))
         return out
 
     def to_markdown(self) -> str:
@@ -198,7 +201,7 @@ class _Comparer:
         common = frozenset(this.records).intersection(*(m.records for m in others.values()))
         absent: dict[str, Any] = dict.fromkeys(REFERENCES)
         if not common:
-            return Entry(this, 0, len(self.there), None, {}, {}, absent, dict(absent), None, None)
+            return Entry(this, 0, len(self.there), None, {}, {}, {}, absent, dict(absent), None, None)
         bootstrap, place = self._bootstrap(common)
         me = place[this.setting.key]
         at = {name: place[m.setting.key] for name, m in others.items()}
@@ -214,7 +217,8 @@ class _Comparer:
             len(self.there),
             bootstrap.mean(me).estimate() if whole else None,
             {k: bootstrap.mean(me, [k]).estimate() for k in bootstrap.kinds},
-            _contribution(bootstrap, me, at.get(BLIND)),
+            _over(bootstrap, me, at.get(BLIND)),
+            _over(bootstrap, me, at.get(DOWNSAMPLE)),
             against,
             p,
             _retention(bootstrap, me, at) if whole else None,
@@ -240,10 +244,11 @@ class _Comparer:
         return found[0] if found else None
 
 
-def _contribution(bootstrap: Bootstrap, me: int, blind: int | None) -> dict[str, Estimate]:
-    if blind is None or blind == me:
+def _over(bootstrap: Bootstrap, me: int, reference: int | None) -> dict[str, Estimate]:
+    """Accuracy minus that of a reference, by type."""
+    if reference is None or reference == me:
         return {}
-    return {k: bootstrap.difference(me, blind, [k]).estimate() for k in bootstrap.kinds}
+    return {k: bootstrap.difference(me, reference, [k]).estimate() for k in bootstrap.kinds}
 
 
 def _retention(bootstrap: Bootstrap, me: int, at: dict[str, int]) -> Estimate | None:
@@ -312,10 +317,16 @@ def _type_table(section: Section, kinds: tuple[str, ...]) -> Table:
     return Table(f"Accuracy % by type, {section.title}", ("method", *kinds), tuple(rows))
 
 
-def _contribution_table(section: Section, kinds: tuple[str, ...]) -> Table:
-    shown = [e for e in section.entries if e.contribution]
-    cells = [(e.name, *(percent(e.contribution.get(k), 0) for k in kinds)) for e in shown]
-    return Table(f"What the picture adds: points over blind by type, {section.title}", ("method", *kinds), tuple(cells))
+_DIFFERENCES = {  # title of a table: the differences that it shows
+    "What the picture adds: points over blind by type": "contribution",
+    "Points over down-sampled pictures by type": "over_downsample",
+}
+
+
+def _difference_table(section: Section, kinds: tuple[str, ...], title: str, differences: str) -> Table:
+    shown = [(e.name, getattr(e, differences)) for e in section.entries]
+    cells = [(name, *(percent(d.get(k), 0) for k in kinds)) for name, d in shown if d]
+    return Table(f"{title}, {section.title}", ("method", *kinds), tuple(cells))
 
 
 def _notes(measured: Sequence[Measured], comparer: _Comparer) -> list[str]:
