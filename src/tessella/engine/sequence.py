@@ -207,8 +207,9 @@ def _contents(
     real = keep.gather(1, ascending)
     order = ascending if reduction.order is None else torch.where(real, reduction.order, ascending)
     old = segment.visual[rows[:, None], index.clamp(min=0)]  # place of each unit token in the sequence
-    target = torch.where(real, old.gather(1, ascending if positions == "compact" else order), length)
-    source = torch.where(real, old.gather(1, order), length)
+    source = target = torch.where(real, old.gather(1, order), length)
+    if positions == "compact" and reduction.order is not None:
+        target = source.sort(dim=1).values  # an earlier cut may have left them in another order than their slots
     where = rows[:, None].expand_as(target)
     home = content.clone()
     home[where, source] = target
