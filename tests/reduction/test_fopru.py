@@ -17,6 +17,7 @@ from tessella.core.layout import Layout
 from tessella.core.pipeline import Part, Pipeline
 from tessella.core.registry import make
 from tessella.core.view import Captures
+from tessella.reduction.fopru import variance
 from tessella.testing import ArrayView
 from tessella.testing.array_view import default_info
 from tessella.testing.families import tiny_family
@@ -109,6 +110,15 @@ def test_rows_of_a_ratio_are_the_sources() -> None:
             keep = make("fopru", strategy="row").reduce(view, Counts((count,), (side**2,))).keep
             want = reference_rows(significance[0].tolist(), (side, side), max(1, int(side * ratio)))
             assert kept(keep) == [want]
+
+
+def test_padding_is_no_row_and_varies_nothing() -> None:
+    """Another method's scores may be below zero, and padding is not: it wins no row and adds no variance."""
+    scores = torch.tensor([[-1.0, -2.0, -3.0, -4.0, 50.0, 50.0], [-6.0, -5.0, -4.0, -3.0, -2.0, -1.0]])
+    view = ArrayView(embeddings=torch.zeros(2, 6, 1), grids=[(2, 2), (6, 1)])
+    picks = make("fopru", strategy="row").choose(scores, view, Counts((2, 2), (4, 6)))  # type: ignore[attr-defined]
+    assert picks.tolist() == [[0, 1], [4, 5]]
+    torch.testing.assert_close(variance(scores, view.mask), torch.tensor([[5 / 3], [3.5]]))
 
 
 def test_everything_is_the_identity() -> None:
