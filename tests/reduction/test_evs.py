@@ -167,6 +167,7 @@ def test_shares_of_frames_never_exceed_what_is_asked_for() -> None:
     for keeps in ((3, 1), (6, 3), (9, 7), (14, 12)):
         share = method.allocate(torch.zeros(2, 14), view, Counts(keeps, view.layout.num_tokens))  # type: ignore[attr-defined]
         assert tuple(share.quota.sum(dim=1).tolist()) == keeps
+        assert (share.quota >= 0).all()
         for group, quota in zip(share.group, share.quota, strict=True):
             sizes = torch.bincount(group[group >= 0], minlength=len(quota))
             assert (quota <= sizes).all()

@@ -86,16 +86,12 @@ class EVS(Scorer, Allocator):
         return by_token(torch.nn.functional.pad(change, (1, 0), value=FIRST), places, view.mask)
 
     def score_since_kept(self, view: View, counts: Counts) -> Float[Tensor, "B V"]:
-        """Change since the last kept frame of a token's place, by the least threshold that the count has room for.
-
-        Those above the threshold score two more, and so come first.
-        """
+        """Change since the last kept frame of a token's place, by the least threshold that the count has room for."""
         places = frames_of_places(view.layout).to(view.device, non_blocking=True)
         first = first_frames(view.layout).sum(dim=1).tolist()
         room = [k - n for k, n in zip(counts.num_keep, first, strict=True)]
         frames, there = frames_at(view.tokens.embeddings, places), places >= 0
-        change, above = change_since_kept(frames, there, on_device(room, view.device))
-        return by_token(change + 2 * above, places, view.mask)
+        return by_token(change_since_kept(frames, there, on_device(room, view.device)), places, view.mask)
 
     def protect(self, view: View) -> Bool[Tensor, "B V"]:
         """Tokens of first frames, and so all of a picture."""
@@ -123,8 +119,8 @@ def dissimilarity(tokens: Float[Tensor, "*N C"], others: Float[Tensor, "*N C"]) 
 
 def change_since_kept(
     frames: Float[Tensor, "B Q T C"], there: Bool[Tensor, "B Q T"], room: Int[Tensor, " B"]
-) -> tuple[Float[Tensor, "B Q T"], Bool[Tensor, "B Q T"]]:
-    """For each place the change of each frame since the last kept one, and whether that one is kept too.
+) -> Float[Tensor, "B Q T"]:
+    """For each place the change of each frame since the last kept one.
 
     A frame is kept where its change is above a threshold, found by halving: for each item about the least at which
     the places together need no more than `room` frames behind their first.
@@ -136,7 +132,7 @@ def change_since_kept(
         middle = (low + high) / 2
         fits = kept_above(change, there, middle)[1].sum(dim=(1, 2)) <= room
         low, high = torch.where(fits, low, middle), torch.where(fits, middle, high)
-    return kept_above(change, there, high)
+    return kept_above(change, there, high)[0]
 
 
 def kept_above(
