@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -67,6 +67,21 @@ class Point:
 
     layer: int
     module: str = ""
+
+
+@dataclass(frozen=True)
+class Unpooled:
+    """What the connector makes of B items, before the model pools it to their tokens.
+
+    - `embeddings [B, P, C]`: its rows, frame by frame; `layout`: their grids, with slots that count an item's rows.
+    - `received(layer) [B, P]`: attention that each row receives in an encoder layer, as `View.attention_received`.
+    - `pool`: values of the rows as those of the tokens, `[B, P, C]` to `[B, V, C]`, as the model pools.
+    """
+
+    embeddings: Float[Tensor, "B P C"]
+    layout: Layout
+    received: Callable[[int], Float[Tensor, "B P"]]
+    pool: Callable[[Float[Tensor, "B P C"]], Float[Tensor, "B V C"]]
 
 
 class View(ABC):
@@ -187,6 +202,10 @@ class View(ABC):
     @abstractmethod
     def text_tower(self) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B V D"]]:
         """The question and each patch in the space that a text tower shares with the vision encoder, not normalised."""
+
+    def unpooled(self) -> Unpooled:
+        """The connector's own rows behind the tokens: the tokens themselves, unless the model pools clips behind it."""
+        return Unpooled(self.tokens.embeddings, self.layout, self.attention_received, pool=lambda values: values)
 
     @abstractmethod
     def pixels(self) -> Float[Tensor, "B c h w"]:

@@ -14,7 +14,7 @@ from ..core.errors import MethodError
 from ..core.layout import Block, Layout
 from ..core.model_info import ModelInfo
 from ..core.reduction import VisualTokens
-from ..core.view import Keys, Place, Queries, Softmax, Span, View
+from ..core.view import Keys, Place, Queries, Softmax, Span, Unpooled, View
 from ..ops.draws import group_of, philox_uniforms, sample_id_of
 
 Array = Tensor | np.ndarray
@@ -43,8 +43,8 @@ class ArrayView(View):
     one each; without it they are one row, `num_tokens[b]` long. A `layout` takes the place of all three. Visual tokens
     of a `projection` stand at their slots, every other place is text; `lengths` are the sequences without padding, by
     default all of it. `question` is the part of the `text` that is the question, by default all of it, `words` the same
-    in words, and `embed` makes embeddings and a mask of other words. The connector is the identity unless given. Asking
-    for what was not given raises MethodError.
+    in words, and `embed` makes embeddings and a mask of other words. The connector is the identity unless given, and
+    nothing is `unpooled`. Asking for what was not given raises MethodError.
 
     >>> view = ArrayView(embeddings=torch.randn(2, 6, 8), grids=(2, 3))
     >>> view.layout.grids, view.tokens.embeddings.shape
@@ -73,6 +73,7 @@ class ArrayView(View):
         embed: Callable[[Sequence[str]], tuple[Tensor, Tensor]] | None = None,
         text_tower: Pair | None = None,
         pixels: Array | None = None,
+        unpooled: Unpooled | None = None,
         connector: Callable[[Tensor], Tensor] | None = None,
         grids: tuple[int, int] | Sequence[tuple[int, int]] | None = None,
         num_tokens: Sequence[int] | None = None,
@@ -101,7 +102,7 @@ class ArrayView(View):
             "text_tower": text_tower,
             "pixels": pixels,
         }
-        self._connector = connector
+        self._connector, self._unpooled = connector, unpooled
         self._layout = layout or self._lay(grids, num_tokens, first_slot)
         self._sample_ids, self._lengths = sample_ids, lengths
         self.info = info or default_info()
@@ -199,6 +200,9 @@ class ArrayView(View):
     def text_tower(self) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B V D"]]:
         question, patches = self._array("text_tower")
         return torch.as_tensor(question), torch.as_tensor(patches)
+
+    def unpooled(self) -> Unpooled:
+        return self._unpooled or super().unpooled()
 
     def pixels(self) -> Float[Tensor, "B c h w"]:
         return self._array("pixels")
