@@ -130,9 +130,9 @@ def test_one_encoding_with_two_questions_gives_two_choices(mini: Any, method: Sc
             for inputs, expected in zip(given, alone, strict=True):
                 model.generate(**inputs, max_new_tokens=2, do_sample=False)
                 assert kept(run)[0] == expected
-            for inputs, expected in zip(given[::-1], alone[::-1], strict=True):
-                model(**inputs, use_cache=False)
-                assert kept(run)[0] == expected
+            for which in (1, 0, 1):  # a longer question after a shorter one too, which is no step of decoding
+                model(**given[which], use_cache=False)
+                assert kept(run)[0] == alone[which]
         batch = picture_of(model, processor, QUESTIONS)
         with tessella.reduce(model, method, keep=16) as run:
             model(**batch)
