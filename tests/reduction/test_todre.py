@@ -17,6 +17,7 @@ from tessella.core.errors import BudgetError, MethodError, UnsupportedError
 from tessella.core.layout import NEWLINE, THUMBNAIL, Block, Layout
 from tessella.core.registry import make
 from tessella.core.view import Captures
+from tessella.engine.plan import units_of
 from tessella.reduction.todre import Fading
 from tessella.testing import ArrayView
 from tessella.testing.array_view import default_info
@@ -121,6 +122,13 @@ def test_first_picks() -> None:
     )
 
 
+def test_the_score_of_another_method_may_give_the_first_pick() -> None:
+    view, scores = ragged([20, 13], 3), torch.full((2, 20), 40.0)
+    scores[0], scores[1, :13] = torch.arange(20.0), -(torch.arange(13.0) - 4).abs()
+    picks = make("todre").choose(scores, view, Counts((2, 2), (20, 13)))  # type: ignore[attr-defined]
+    assert picks[:, 0].tolist() == [19, 4]
+
+
 def test_the_thumbnail_gives_the_first_pick_and_a_newline_never_does() -> None:
     """Two tiles with newlines (0 to 5 and 6 to 11) and a thumbnail (12 to 15); then a picture without."""
     blocks = [Block(0, 2, 2, newlines=True), Block(0, 2, 2, tile=1, newlines=True), Block(0, 2, 2, 2, role=THUMBNAIL)]
@@ -199,6 +207,14 @@ def test_which_steps_there_are() -> None:
         make("todre", check_layer=3).fit(shallow).steps(shallow, Budget(5))
     with pytest.raises(UnsupportedError, match="todre: check_layer=4 is not a layer of this decoder"):
         make("todre", check_layer=4).fit(shallow)
+
+
+def test_the_first_step_sees_a_whole_picture_and_the_second_a_whole_prompt() -> None:
+    """Two pictures, the first of two tiles with newlines, which compete."""
+    blocks = [Block(0, 2, 2, newlines=True), Block(0, 2, 2, tile=1, newlines=True), Block(1, 1, 3)]
+    layout = Layout.build([range(15)], [blocks])
+    first, second = make("todre").steps(INFO, Budget(5))
+    assert [units_of(s, layout).num_tokens for s in (first, second)] == [(12, 3), (15,)]
 
 
 @pytest.mark.parametrize(
@@ -411,6 +427,19 @@ def test_every_prompt_of_a_batch_decides_by_itself(measured: list[Any]) -> None:
             with tessella.reduce(model, f"todre(tau={1.1 if faded[row] else 0.0})", keep=6):
                 one = model(**alone, pixel_values=inputs["pixel_values"][row : row + 1]).logits[0, -1]
             torch.testing.assert_close(logits[row], one, atol=1e-5, rtol=1e-4)
+
+
+def test_prompts_of_several_sizes_measure_what_each_measures_alone(measured: list[Any]) -> None:
+    model, inputs = tiny_llava(), tiny_inputs((2, 1), padding="left")
+    with torch.no_grad(), tessella.reduce(model, "todre(tau=0.0)", keep=6):
+        model(**inputs)
+        for row, pictures in enumerate((slice(0, 2), slice(2, 3))):
+            count = int(inputs["attention_mask"][row].sum())
+            alone = {n: inputs[n][row : row + 1, -count:] for n in ("input_ids", "attention_mask")}
+            model(**alone, pixel_values=inputs["pixel_values"][pictures])
+    together, *each = measured
+    for direction in range(2):
+        torch.testing.assert_close(together[direction], torch.cat([e[direction] for e in each]))
 
 
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
