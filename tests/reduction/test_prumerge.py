@@ -226,3 +226,24 @@ def test_counts_that_are_asked() -> None:
         ):
             model(**inputs)
     assert run.report.last.tokens_kept == ((2, 2), (2,))  # type: ignore[union-attr]
+
+
+def test_folding_takes_any_kept_set() -> None:
+    """Its own centres give its own tokens, in raster order; others give what the specification makes of them."""
+    there, keep = [40, 23], (9, 6)
+    view, counts, method = view_of(there, 3), Counts(keep, tuple(there)), make("prumerge", order="raster")
+    own, folded = method.reduce(view, counts), method.fold(method.kept(view, counts), view, counts)  # type: ignore[attr-defined]
+    assert own.num_kept == folded.num_kept == keep
+    assert torch.equal(own.order, folded.order)  # type: ignore[arg-type]
+    assert torch.equal(own.source, folded.source)  # type: ignore[arg-type]
+    for one, other, k in zip(own.embeddings, folded.embeddings, keep, strict=True):  # type: ignore[arg-type]
+        torch.testing.assert_close(one[:k], other[:k])
+    assert method.reserved(counts) == (1, 1)  # type: ignore[attr-defined]
+    chosen = torch.zeros(2, 40, dtype=torch.bool)
+    chosen[0, [3, 9, 11, 20, 21, 30, 33, 39]], chosen[1, [0, 1, 7, 15, 22]] = True, True
+    out = make("prumerge").fold(chosen, view, counts)  # type: ignore[attr-defined]
+    assert out.num_kept == keep
+    assert out.order[0].tolist() == [3, 9, 11, 20, 21, 30, 33, 39, 0]
+    assert out.order[1].tolist() == [0, 1, 7, 15, 22, 2, -1, -1, -1]
+    free = Counts(tuple(there), tuple(there), asked=False)
+    assert torch.equal(make("prumerge").fold(chosen, view, free).embeddings, out.embeddings)  # type: ignore[attr-defined]
