@@ -86,12 +86,14 @@ def test_lines_are_merged_within_themselves_and_stay_in_order() -> None:
 
 
 def test_tiles_hold_the_picture_and_zeros_behind_it() -> None:
-    picture = torch.randn(3, 5, 8)
+    picture = torch.randn(3, 5, 7)
     tiles = cut_tiles(picture, 4)
     assert tiles.shape == (2, 2, 3, 4, 4)
-    assert torch.equal(tiles[0, 1], picture[:, :4, 4:])
-    assert torch.equal(tiles[1, 0][:, :1], picture[:, 4:, :4])
+    assert torch.equal(tiles[0, 0], picture[:, :4, :4])
+    assert torch.equal(tiles[0, 1, :, :, :3], picture[:, :4, 4:])
+    assert torch.equal(tiles[1, 0, :, :1], picture[:, 4:, :4])
     assert not tiles[1, :, :, 1:].any()
+    assert not tiles[:, 1, :, :, 3:].any()
 
 
 def test_a_picture_of_the_right_size_is_left_alone() -> None:
