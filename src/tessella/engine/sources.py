@@ -56,7 +56,7 @@ class Sources:
 
         `tokens` count through all visual tokens of the batch, row by row.
         """
-        values = _joined([read(e) for e in self.encodings])
+        values = self.per_patch(read)
         patches, shares = self._patches_on(values.device)
         chosen = tokens.reshape(-1).to(values.device)
         out = gather_patches(values, patches[chosen], None if shares is None else shares[chosen])
@@ -64,15 +64,30 @@ class Sources:
 
     def features(self, adapter: Adapter, tokens: Int[Tensor, "B V"]) -> Float[Tensor, "B V Ce"]:
         """The connector's input of visual tokens."""
-        parts = [e.features for e in self.encodings]
-        rows = _joined([adapter.feature_rows(f) for f in parts])  # type: ignore[arg-type]  # the caller has looked
+        rows = self.feature_rows(adapter)
         where, shares = join(
-            [p.footprint.as_inputs() for p in self.pictures], [self._start(p, "input_starts") for p in self.pictures]
+            [p.footprint.as_inputs() for p in self.pictures], [self.start(p, "input_starts") for p in self.pictures]
         )
         chosen = tokens.reshape(-1).to(rows.device)
         weights = None if shares is None else shares.to(rows.device, non_blocking=True)[chosen]
         out = adapter.token_features(rows, where.to(rows.device, non_blocking=True)[chosen], weights)
         return out.unflatten(0, tokens.shape)
+
+    def feature_rows(self, adapter: Adapter) -> Float[Tensor, "N Ce"]:
+        """The connector's input, one row a patch or a token."""
+        parts = [e.features for e in self.encodings]
+        return _joined([adapter.feature_rows(f) for f in parts])  # type: ignore[arg-type]  # the caller has looked
+
+    def per_patch(self, read: Callable[[Encoding], Float[Tensor, "N *rest"]]) -> Float[Tensor, "N *rest"]:
+        """Values that `read` gives for each patch of all pictures."""
+        return _joined([read(e) for e in self.encodings])
+
+    def patches_of(self, tokens: Int[Tensor, "B V"]) -> tuple[Int[Tensor, "B V P"], Float[Tensor, "B V P"]]:
+        """Patches of visual tokens, -1 for none, and their shares in them; `tokens` as in `per_token`."""
+        patches, shares = self._patches_on(tokens.device)
+        if shares is None:
+            shares = torch.full(patches.shape, 1 / patches.shape[1], device=patches.device)
+        return patches[tokens], shares[tokens]
 
     def item(self, part: int, block: int) -> int:
         """The encoder's batch item of a block of a picture, counted through all encodings."""
@@ -90,13 +105,14 @@ class Sources:
 
     @cached_property
     def _patches(self) -> tuple[Int[Tensor, "T P"], Float[Tensor, "T P"] | None]:
-        return join([p.footprint for p in self.pictures], [self._start(p, "patch_starts") for p in self.pictures])
+        return join([p.footprint for p in self.pictures], [self.start(p, "patch_starts") for p in self.pictures])
 
     def _patches_on(self, device: torch.device) -> tuple[Tensor, Tensor | None]:
         patches, shares = self._patches
         return patches.to(device, non_blocking=True), None if shares is None else shares.to(device, non_blocking=True)
 
-    def _start(self, picture: Picture, counted: str) -> int:
+    def start(self, picture: Picture, counted: str) -> int:
+        """What an Encoding counts in its list `counted`, in front of a picture's own, through all encodings."""
         before = sum(getattr(e, counted)[-1] for e in self.encodings[: self._which(picture)])
         return int(before + getattr(picture.encoding, counted)[picture.number])
 

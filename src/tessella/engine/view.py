@@ -16,7 +16,7 @@ from ..core.budget import on_device
 from ..core.errors import MethodError, UnsupportedError
 from ..core.layout import Units
 from ..core.reduction import VisualTokens
-from ..core.view import Keys, Place, Queries, Softmax, Span, View
+from ..core.view import Keys, Place, Queries, Softmax, Span, Unpooled, View
 from ..models.adapter import Adapter
 from ..models.on_host import on_host
 from ..ops import attention, draws
@@ -26,6 +26,7 @@ from .finite import Finite
 from .sequence import Segment
 from .sources import Origin, Sources, origins_of
 from .timing import Stopwatch
+from .unpooling import patch_rows
 
 
 class EngineView(View):
@@ -65,9 +66,7 @@ class EngineView(View):
     # -- the vision encoder ------------------------------------------------------------------------------------------
 
     def features(self) -> Float[Tensor, "B V Ce"]:
-        self._require_encodings()
-        if any(e.features is None for e in self._sources.encodings):
-            raise self._undeclared("features")
+        self._require_features()
         where = f"the output of encoder layer {self.info.feature_layer}"
         return self._checked(where, self._sources.features(self._adapter, self._token_numbers()))
 
@@ -91,12 +90,7 @@ class EngineView(View):
         return self._per_token(read, _attention_of(layer)).transpose(1, 2)
 
     def attention_received(self, layer: int) -> Float[Tensor, "B V"]:
-        def read(encoding: Encoding) -> Tensor:
-            recorder = self._recorded(encoding, layer)
-            calls = zip(recorder.queries, recorder.keys, strict=True)
-            return self._over_grids([attention.attention_received(q, k, recorder.scaling) for q, k in calls])
-
-        return self._shared_by_grid(self._per_token(read, _attention_of(layer)))
+        return self._shared_by_grid(self._per_token(self._reading_received(layer), _attention_of(layer)))
 
     def patch_attention(self, layer: int) -> tuple[Float[Tensor, "B V"], Float[Tensor, "B V"]]:
         def read(encoding: Encoding) -> Tensor:
@@ -153,6 +147,22 @@ class EngineView(View):
             return self._adapter.project(features)
         with torch.autocast(features.device.type, enabled=False):
             return torch.func.functional_call(_Projection(self._adapter), self._precise_weights, features.float())
+
+    def unpooled(self) -> Unpooled:
+        self._require_encodings()
+        rows = patch_rows(self._units, self._places_of_blocks(), self._sources)
+        if rows is None:
+            return super().unpooled()
+        self._require_features()
+        made = self._adapter.project(self._sources.feature_rows(self._adapter)[rows.given.to(self.device)])
+
+        def received(layer: int) -> Float[Tensor, "B P"]:
+            values = self._sources.per_patch(self._reading_received(layer))[rows.patch.to(self.device)]
+            return self._checked(_attention_of(layer), rows.beside(values, self.attention_received(layer)))
+
+        embeddings = rows.beside(self._checked("the connector's output", made), self.tokens.embeddings)
+        pool = rows.pooling(*self._sources.patches_of(self._token_numbers()))
+        return Unpooled(embeddings, rows.layout, received, pool)
 
     def pixels(self) -> Float[Tensor, "B c h w"]:
         out = []
@@ -316,6 +326,16 @@ class EngineView(View):
         """Values that a method is about to read; see `Finite.check`."""
         return self._finite.check(f"{self._method_id}: {where}", values)
 
+    def _reading_received(self, layer: int) -> Callable[[Encoding], Tensor]:
+        """Reads from an encoding the attention that each of its patches receives."""
+
+        def read(encoding: Encoding) -> Tensor:
+            recorder = self._recorded(encoding, layer)
+            calls = zip(recorder.queries, recorder.keys, strict=True)
+            return self._over_grids([attention.attention_received(q, k, recorder.scaling) for q, k in calls])
+
+        return read
+
     def _per_token(self, read: Callable[[Encoding], Tensor], where: str) -> Float[Tensor, "B V *rest"]:
         """Values that `read` gives for each patch, as the units' tokens have them."""
         self._require_encodings()
@@ -378,6 +398,11 @@ class EngineView(View):
                 f"{self._method_id} reads the vision encoder, but the call was given mm_encoder_outputs that were made "
                 "outside this run. Make them inside it, or give pixel_values."
             )
+
+    def _require_features(self) -> None:
+        self._require_encodings()
+        if any(e.features is None for e in self._sources.encodings):
+            raise self._undeclared("features")
 
     def _text_or_last(self, of: Place) -> Int[Tensor, "R N"]:
         """Places of each batch row's text tokens, of all its tokens, or of its last one."""
