@@ -28,13 +28,13 @@ def asked() -> tuple[Any, Any]:
     return model, prepare(model, processor, [[s.image] for s in samples], [s.question for s in samples], 6)
 
 
-def pipelines() -> list[tuple[str, str | None]]:
-    """Every registered method that cuts tokens, in its card's own example where it wraps another, and a chain."""
+def pipelines(model: Any) -> list[tuple[str, str | None]]:
+    """Every method that cuts tokens and that the model can carry, as its card's example if it has one, and a chain."""
     out: list[tuple[str, str | None]] = [("divprune:0.5 | fastv@2:0.5", None)]
     for name in method_modules():
         card = load_class(name).card
-        if not issubclass(load_class(name), Rewriter):
-            text = card.example or name
+        text = card.example or name
+        if not issubclass(load_class(name), Rewriter) and tessella.can_apply(model, text):
             takes = any(p.method.card.takes_keep and not p.budget for p in tessella.parse(text).parts)
             out.append((text, KEEP if takes else None))
     return out
@@ -48,7 +48,7 @@ def run(model: Any, inputs: dict[str, Any], pipeline: str, keep: str | None) -> 
 
 def test_all_pipelines_on_one_encoding_answer_as_alone(asked: Any) -> None:
     model, inputs = asked
-    settings = pipelines()
+    settings = pipelines(model)
     stopwatch = Stopwatch()
     with torch.inference_mode():
         shared = encode_once(model, inputs, [text for text, _ in settings], stopwatch)
