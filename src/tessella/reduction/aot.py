@@ -9,7 +9,8 @@ Differs  a keep of k means as many anchors a frame as would leave k tokens, if p
          64. Where no pooled cell of a frame is half anchors, the nearest to it stays. Updated anchors, which stand
          beside the unchanged ones, take slots of merged tokens, then of others dropped in their clip; one for which no
          slot is left is not repeated. `order` has the authors' sequence. As there, iterations within frames stop for
-         all frames of a clip together. Pictures are cut within their tiles. Ours: windows are thirds of any grid;
+         all frames of a clip together. Pictures are cut within their tiles. Ours: windows are thirds of any grid,
+         and layers the nearest that attend to whole pictures;
          `mass="row"` moves each dropped token as a whole, where a mass of 1/n hardly moves an anchor;
          `tolerance=None` ends no iterations early. Not here: clips by FastVID's cuts
 """
@@ -35,13 +36,13 @@ from ..core.reduction import Reduction
 from ..core.registry import register
 from ..core.view import Captures, View
 from ..ops.allocation import take_by_quota
+from ..ops.clips import Clips, emission, parents, repeated_slots
 from ..ops.quantiles import quantile
 from ..ops.regrouping import regroup, ungroup
 from ..ops.selection import mask_indices, pad_indices, top_indices
 from ..ops.similarity import cosine_similarity
 from ..ops.transport import absorb, sinkhorn, sinkhorn_until
 
-Clips = Sequence[Sequence[int]]  # numbers of the frames of each short clip, in order
 V, P = 126, 729  # the paper's anchors and rows of a frame
 EPSILON = 0.1
 DISTANCE = 0.5  # weight of the distance within a frame, beside one minus the cosine
@@ -89,9 +90,8 @@ class AOT(Merger):
 
     def fit(self, info: ModelInfo) -> Method:
         fitted = super().fit(info)
-        if info.global_layers and isinstance(self.shallow_layer, PaperLayer):
-            near = min(info.global_layers, key=lambda n: (abs(n - fitted.shallow_layer), n))  # type: ignore[attr-defined]
-            return replace(fitted, shallow_layer=near)  # type: ignore[type-var]
+        if isinstance(self.shallow_layer, PaperLayer) and isinstance(fitted, AOT):
+            return replace(fitted, shallow_layer=whole_picture_layer(fitted.shallow_layer, info))
         return fitted
 
     def captures(self, info: ModelInfo) -> Captures:
@@ -262,7 +262,14 @@ class AOT(Merger):
         return anchors, alone[:nowhere], into[:nowhere]
 
     def _deep_layer(self, info: ModelInfo) -> int:
-        return max(info.feature_layer - 1, 0) if self.deep_layer is None else self.deep_layer
+        if self.deep_layer is not None:
+            return self.deep_layer
+        return whole_picture_layer(max(info.feature_layer - 1, 0), info)
+
+
+def whole_picture_layer(layer: int, info: ModelInfo) -> int:
+    """The layer nearest to one that attends to whole pictures, where others attend within windows."""
+    return min(info.global_layers or (layer,), key=lambda n: (abs(n - layer), n))
 
 
 @lru_cache(maxsize=256)
@@ -311,48 +318,3 @@ def change(
     cosine = cosine_similarity(others, anchors).clamp(min=-1 + 1e-6, max=1 - 1e-6)
     highest = cosine.masked_fill(~pairs, -1.0).amax(dim=(1, 2), keepdim=True)
     return (highest - cosine) * (1 - math.exp(-(step**2) / (2 * SIGMA**2))) * pairs
-
-
-# -- where it goes; tokens of frames [F, N] count through all frames ---------------------------------------------------
-
-
-def repeated_slots(
-    kept: Bool[Tensor, "F N"], alone: Bool[Tensor, "F N"], mask: Bool[Tensor, "F N"], clips: Clips
-) -> Int[Tensor, "S N"]:
-    """The token whose slot each anchor of a clip is repeated in: merged ones first, then others that are dropped.
-
-    -1 where nothing is repeated: in a clip of one frame, and where no slot is left.
-    """
-    num_tokens, device = kept.shape[1], kept.device
-    frame_at = pad_indices(clips, device)
-    token = frame_at[:, :, None] * num_tokens + torch.arange(num_tokens, device=device)  # [S, L, N]
-    state = torch.where(kept & ~alone, 0, torch.where(mask & ~kept, 1, 2))  # merged, dropped, taken
-    state = state[frame_at.clamp(min=0)].masked_fill((frame_at < 0)[:, :, None], 2).flatten(1)
-    rank = kept[frame_at[:, 0]].cumsum(dim=1) - 1
-    slot = token.flatten(1).gather(1, state.sort(dim=1, stable=True).indices.gather(1, rank.clamp(min=0)))
-    free = (state < 2).sum(dim=1) * on_device([int(len(c) > 1) for c in clips], device)
-    return torch.where(kept[frame_at[:, 0]] & (rank < free[:, None]), slot, -1)
-
-
-def emission(slot: Int[Tensor, "S N"], clips: Clips, num_frames: int) -> Int[Tensor, "F N"]:
-    """A number for each token by which they follow each other: of each clip the first frame, later ones, updates."""
-    num_tokens, device = slot.shape[1], slot.device
-    within = torch.arange(num_tokens, device=device)
-    frame = on_device([f for clip in clips for f in clip], device)
-    before = on_device([3 * c + min(step, 1) for c, clip in enumerate(clips) for step in range(len(clip))], device)
-    width = num_frames * num_tokens
-    rank = torch.zeros(num_frames, num_tokens, dtype=torch.long, device=device)
-    rank[frame] = (before * width)[:, None] + frame[:, None] * num_tokens + within
-    updates = (3 * torch.arange(len(slot), device=device)[:, None] + 2) * width + within
-    place = torch.where(slot >= 0, slot, width).flatten()
-    rank = torch.nn.functional.pad(rank.flatten(), (0, 1)).index_copy(0, place, updates.flatten())
-    return rank[:width].view(num_frames, num_tokens)
-
-
-def parents(into: Int[Tensor, "F N"], slot: Int[Tensor, "S N"], clips: Clips) -> Int[Tensor, "F N"]:
-    """The token that holds a merged one: the anchor that took most of it, where that is repeated, or where it was."""
-    owner = {f: (c, clip[0]) for c, clip in enumerate(clips) for f in clip}
-    pairs = on_device([n for f in range(len(into)) for n in owner[f]], into.device).view(-1, 2)
-    at = slot[pairs[:, 0]].gather(1, into.clamp(min=0))
-    own = pairs[:, 1:] * into.shape[1] + into
-    return torch.where(into >= 0, torch.where(at >= 0, at, own), -1)
