@@ -1,10 +1,12 @@
-"""Time and memory of selection alone, without a model: DivPrune against the plain loop, and every method's growth.
+"""Time and memory of selection alone: DivPrune against the plain loop, and every method's growth beside a full prefill.
 
     python benchmarks/selection.py            # up to 10,000 tokens
     python benchmarks/selection.py --quick    # up to 2,880 tokens
 
-Methods of the growth table look at random views (24 channels, 4 heads), on which attention is given, not computed; the
-operator that computes attention received is measured by itself. Ctrl-C writes what was measured so far.
+Methods of the growth table look at random views of the width of the 0.5 B shape (896 channels, encoder 1024 with 16
+heads, its connector), on which attention is given, not computed; the operator that computes attention received is
+measured by itself. The prefill is that of the shape's language model over as many tokens and 32 more, in bfloat16.
+Ctrl-C writes what was measured so far.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +26,22 @@ import torch
 from cases import Case, cases
 from machine import iqr, median, quotient
 from memory import watched
-from torch import Tensor
+from shapes import SMALL, TINY, Shape, build_model
+from torch import Tensor, nn
 
 import tessella
 from tessella.core.budget import Budget, Counts
 from tessella.core.errors import TessellaError
+from tessella.core.model_info import ModelInfo
 from tessella.engine.plan import counts_of, units_of
 from tessella.ops.attention import attention_received
 from tessella.reduction import divprune
-from tessella.testing.array_view import default_info
-from tessella.testing.random_view import HEADS, Item, random_view
+from tessella.testing.random_view import Item, Widths, random_view
 
 GRIDS = {16: (4, 4), 64: (8, 8), 576: (24, 24), 2_880: (48, 60), 10_000: (100, 100)}
-GOALS = {"factor": 20.0, "batched_ratio": 1.3}  # at least so much faster; at most so much over B times one row
+# at least so much faster; at most so much over B times one row; of the prefill of 576 tokens, for light methods
+GOALS = {"factor": 20.0, "batched_ratio": 1.3, "share": 0.02}
+GOAL_TOKENS, NUM_TEXT = 576, 32
 OPERATOR_HEADS, OPERATOR_WIDTH = 16, 64
 
 
@@ -102,12 +108,41 @@ def grow_divprune(sizes: dict[str, int], numbers: list[int], rounds: int, device
     return out
 
 
-def grow_method(case: Case, n: int, rounds: int) -> dict[str, Any]:
-    """The first cut of a method among n tokens of a random view."""
-    info, part = default_info(), tessella.parse(case.pipeline).parts[0]
+def info_of(shape: Shape) -> ModelInfo:
+    """What methods know of a model of a shape."""
+    layers = {"num_layers": shape.layers, "num_encoder_layers": shape.encoder_layers}
+    sizes = {"hidden_size": shape.width, "num_heads": shape.heads, "has_class_token": True}
+    return ModelInfo(family=shape.name, feature_layer=shape.encoder_layers - 2, **layers, **sizes)
+
+
+def connector_of(shape: Shape) -> nn.Module:
+    """Two linear layers and a GELU, as a LLaVA's."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(shape.encoder_width, shape.width), nn.GELU(), nn.Linear(shape.width, shape.width))
+
+
+def prefill(shape: Shape, n: int, rounds: int) -> dict[str, Any]:
+    """The language model of a shape over n visual tokens and some text, on the CPU in bfloat16."""
+    model = build_model(replace(shape, encoder_layers=1), torch.device("cpu"), torch.bfloat16).model.language_model
+    hidden = torch.randn(1, n + NUM_TEXT, shape.width, dtype=torch.bfloat16)
+
+    def read() -> None:
+        model(inputs_embeds=hidden, use_cache=True)
+
+    ms = [milliseconds(read, torch.device("cpu")) for _ in range(rounds + 1)][1:]
+    return {"tokens": n, "text": NUM_TEXT, "shape": shape.name, **_summary({"prefill": ms})}
+
+
+def grow_method(case: Case, n: int, rounds: int, shape: Shape, full: float) -> dict[str, Any]:
+    """The first cut of a method among n tokens of a random view; `full` is what their prefill takes, in ms."""
+    info, part = info_of(shape), tessella.parse(case.pipeline).parts[0]
     budget = part.budget or (Budget(case.keep) if case.keep is not None else None)
     step = part.method.fit(info).steps(info, budget)[0]
-    view = random_view([Item(*GRIDS[n])], step.captures)
+    frames = 4 if "frames" in part.method.card.needs else 1
+    rows, columns = GRIDS[n]
+    widths = Widths(shape.encoder_heads, shape.encoder_width // shape.encoder_heads, shape.width, shape.encoder_width)
+    item = Item(rows // 2, columns // 2, frames=frames) if frames > 1 else Item(rows, columns)
+    view = random_view([item], step.captures, widths=widths, info=info, connector=connector_of(shape))
     counts = counts_of(step, view.layout, units_of(step, view.layout))
 
     def reduce() -> None:
@@ -117,14 +152,18 @@ def grow_method(case: Case, n: int, rounds: int) -> dict[str, Any]:
     reduce()
     ms = [milliseconds(reduce, view.device) for _ in range(rounds)]
     memory = watched(reduce)
+    share = quotient(median(ms), full)
+    judged = case.cost == "light" and n == GOAL_TOKENS and share is not None
     return {
         "label": case.label,
         "cost": case.cost,
         "tokens": n,
         "num_keep": list(counts.num_keep),
         **_summary({"reduce": ms}),
+        "share_of_prefill": share,
+        "share_goal_met": share < GOALS["share"] if judged else None,
         **memory,
-        "makes_all_attention": memory["largest_elements"] >= n * n * HEADS,
+        "makes_all_attention": memory["largest_elements"] >= n * n * shape.encoder_heads,
     }
 
 
@@ -159,14 +198,20 @@ def table(record: dict[str, Any]) -> str:
             f"{d['factor']:.1f} times faster than the loop; {d['batch']} rows take {d['batched_ratio']:.2f} times "
             f"{d['batch']} x one"
         ]
-    lines.append(f"{'':<28}{'tokens':>8}{'ms':>12}{'IQR':>12}{'peak MiB':>12}{'largest MiB':>12}  all attention")
-    named = [("divprune, wide", row) for row in record["divprune_growth"]]
+    lines.append(
+        f"{'':<28}{'tokens':>8}{'ms':>12}{'IQR':>12}{'of prefill':>12}{'peak MiB':>12}{'largest MiB':>12}"
+        "  all attention"
+    )
+    named = [("prefill", row) for row in record["prefill"]]
+    named += [("divprune, wide", row) for row in record["divprune_growth"]]
     named += [("attention received", row) for row in record["attention_received"]]
     named += [(row["label"], row) for row in record["methods"]]
     for name, row in named:
         (part,) = row["median_ms"]
-        sizes = "".join(f"{row[f'{n}_bytes'] / 2**20:>12.2f}" for n in ("peak", "largest"))
+        share = row.get("share_of_prefill")
+        sizes = "".join(f"{row.get(f'{n}_bytes', 0) / 2**20:>12.2f}" for n in ("peak", "largest"))
         times = f"{row['median_ms'][part]:>12.3f}{row['iqr_ms'][part]:>12.3f}"
+        times += f"{'' if share is None else f'{100 * share:.2f} %':>12}"
         lines.append(f"{name:<28}{row['tokens']:>8}{times}{sizes}  {row.get('makes_all_attention', '-')}")
     return "\n".join(lines + [f"{label}: refused: {reason}" for label, reason in record["refused"].items()])
 
@@ -175,8 +220,11 @@ def measure(record: dict[str, Any], options: argparse.Namespace, device: torch.d
     """Fill the record, part by part."""
     numbers = [16, 64] if options.tiny else [576, 2_880] if options.quick else [576, 2_880, 10_000]
     sizes = {"tokens": 576, "keep": 192, "width": 4096, "batch": 8}
+    shape = SMALL
     if options.tiny:
-        sizes = {"tokens": 24, "keep": 8, "width": 16, "batch": 2}
+        shape, sizes = TINY, {"tokens": 24, "keep": 8, "width": 16, "batch": 2}
+    record["prefill"] = [prefill(shape, n, 1 if n > 4096 else min(options.rounds, 3)) for n in numbers]
+    full = {row["tokens"]: row["median_ms"]["prefill"] for row in record["prefill"]}
     record["divprune"] = compare_divprune(sizes, options.rounds, device)
     record["divprune_growth"] = grow_divprune(sizes, numbers, options.rounds, device)
     record["attention_received"] = [grow_received(n, options.rounds, device) for n in numbers]
@@ -185,7 +233,7 @@ def measure(record: dict[str, Any], options: argparse.Namespace, device: torch.d
             continue
         for n in numbers:
             try:
-                record["methods"].append(grow_method(case, n, options.rounds))
+                record["methods"].append(grow_method(case, n, 1 if n > 4096 else options.rounds, shape, full[n]))
             except TessellaError as error:
                 record["refused"][f"{case.label} of {n}"] = str(error)
         print(f"{case.label}: done", file=sys.stderr, flush=True)
@@ -212,6 +260,7 @@ def main(argv: list[str] | None = None) -> int:
         "machine": machine.facts(device),
         "goals": GOALS,
         "finished": False,
+        "prefill": [],
         "divprune": None,
         "divprune_growth": [],
         "attention_received": [],

@@ -199,7 +199,11 @@ def test_selection_grows_every_method(selection: dict[str, Any]) -> None:
         ((part, times),) = row["ms"].items()
         assert row["median_ms"][part] == statistics.median(times)
         assert 0 < row["largest_bytes"] <= row["peak_bytes"]
+    full = {row["tokens"]: row["median_ms"]["prefill"] for row in selection["prefill"]}
+    assert set(full) == {16, 64}
     for row in selection["methods"]:
+        assert row["share_of_prefill"] == pytest.approx(row["median_ms"]["reduce"] / full[row["tokens"]])
+        assert row["share_goal_met"] is None  # judged at 576 tokens
         assert row["makes_all_attention"] == (row["largest_elements"] >= 4 * row["tokens"] ** 2)
 
 

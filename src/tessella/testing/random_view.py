@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..core.layout import Block, Layout
+from ..core.model_info import ModelInfo
 from ..core.view import Captures, Keys, Queries, Softmax
 from .array_view import ArrayView, default_info
 
-HEADS, CHANNELS, FEATURES, HEAD_DIM, TEXT, FIRST_SLOT, PIXELS = 4, 24, 20, 8, 5, 3, 48
+TEXT, FIRST_SLOT, PIXELS = 5, 3, 48
 NUM_TEXT = FIRST_SLOT + TEXT  # text tokens of a sequence, in front of and behind the picture
 LOUD = 30.0  # fills padding: whoever reads it is noticed
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Sizes of a model as a view shows them: heads and their width, channels of the tokens and of encoder features."""
+
+    heads: int = 4
+    head_dim: int = 8
+    channels: int = 24
+    features: int = 20
 
 
 @dataclass(frozen=True)
@@ -41,8 +52,19 @@ class Item:
         return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def random_view(items: Sequence[Item], captures: Captures, dtype: torch.dtype = torch.float32) -> ArrayView:
-    """A view of the items with exactly the layers that `captures` declares; padding holds loud values."""
+def random_view(
+    items: Sequence[Item],
+    captures: Captures,
+    dtype: torch.dtype = torch.float32,
+    widths: Widths = Widths(),  # frozen
+    info: ModelInfo | None = None,
+    connector: Callable[[Tensor], Tensor] | None = None,
+) -> ArrayView:
+    """A view of the items with exactly the layers that `captures` declares; padding holds loud values.
+
+    The connector widens features with zeros, unless one is given.
+    """
+    heads, head_dim, channels, width = widths.heads, widths.head_dim, widths.channels, widths.features
 
     def stack(name: str, *shape: int, axis: int = 0, extra: int = 0, softmax: bool = False) -> Tensor:
         """One array an item, tokens (and `extra` more) along `axis`, padded to the longest item."""
@@ -62,55 +84,55 @@ def random_view(items: Sequence[Item], captures: Captures, dtype: torch.dtype = 
         if queries != "visual":
             num_queries = 1 if queries == "last" else NUM_TEXT
             if keys == "text":
-                size = (HEADS, num_queries, NUM_TEXT)
+                size = (heads, num_queries, NUM_TEXT)
                 return torch.stack([i.draw(name + " text", *size).softmax(dim=2) for i in items]) * share
-            return stack(name, HEADS, num_queries, axis=2, softmax=True) * share
+            return stack(name, heads, num_queries, axis=2, softmax=True) * share
         if keys == "text":
-            return stack(name + " text", HEADS, NUM_TEXT, axis=1).softmax(dim=3) * share
+            return stack(name + " text", heads, NUM_TEXT, axis=1).softmax(dim=3) * share
         widest = max(i.num_tokens for i in items)
-        out = torch.full((len(items), HEADS, widest, widest), LOUD)
+        out = torch.full((len(items), heads, widest, widest), LOUD)
         for row, item in zip(out, items, strict=True):
             n = item.num_tokens
-            row[:, :n, :n] = item.draw(name, HEADS, n, n).softmax(dim=2) * share
+            row[:, :n, :n] = item.draw(name, heads, n, n).softmax(dim=2) * share
         return out
 
     def projection(layer: str) -> tuple[Tensor, Tensor]:
         query, key = (
-            stack(f"{n}{layer}", HEADS // g, HEAD_DIM, axis=1, extra=FIRST_SLOT + TEXT)
+            stack(f"{n}{layer}", heads // g, head_dim, axis=1, extra=FIRST_SLOT + TEXT)
             for n, g in (("queries", 1), ("keys", 2))
         )
         return query.to(dtype), key.to(dtype)
 
     def class_pair(layer: int) -> tuple[Tensor, Tensor]:
         query, key = (
-            torch.stack([i.draw(f"class {n} {layer}", HEADS, HEAD_DIM) for i in items]) for n in ("query", "key")
+            torch.stack([i.draw(f"class {n} {layer}", heads, head_dim) for i in items]) for n in ("query", "key")
         )
         return query.to(dtype), key.to(dtype)
 
-    text = torch.stack([item.draw("text", NUM_TEXT, CHANNELS) for item in items])
-    question = torch.stack([item.draw("question", FEATURES) for item in items])
+    text = torch.stack([item.draw("text", NUM_TEXT, channels) for item in items])
+    question = torch.stack([item.draw("question", width) for item in items])
 
     def embed(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """One embedding a word, the same for the same word."""
-        words = [[Item(1, 1).draw(word, CHANNELS) for word in text.split()] for text in texts]
+        words = [[Item(1, 1).draw(word, channels) for word in text.split()] for text in texts]
         embedded = torch.nn.utils.rnn.pad_sequence([torch.stack(w) for w in words], batch_first=True)
         lengths = torch.tensor([len(w) for w in words])
         return embedded.to(dtype), torch.arange(embedded.shape[1]) < lengths[:, None]
 
     encoder = captures.encoder
     return ArrayView(
-        embeddings=stack("embeddings", CHANNELS).to(dtype),
-        features=stack("features", FEATURES).to(dtype),
+        embeddings=stack("embeddings", channels).to(dtype),
+        features=stack("features", width).to(dtype),
         class_features=(
-            torch.stack([i.draw("class", FEATURES) for i in items]).to(dtype) if captures.class_features else None
+            torch.stack([i.draw("class", width) for i in items]).to(dtype) if captures.class_features else None
         ),
-        class_attention={n: stack(f"class {n}", HEADS, axis=1, softmax=True) for n in encoder},
+        class_attention={n: stack(f"class {n}", heads, axis=1, softmax=True) for n in encoder},
         class_projection={n: class_pair(n) for n in encoder},
         class_logits={n: stack(f"logits {n}") for n in encoder},
         attention_received={n: stack(f"received {n}", softmax=True) for n in encoder},
         patch_attention={n: (stack(f"from {n}", softmax=True), stack(f"to {n}").sigmoid() / 40) for n in encoder},
-        encoder_keys={n: stack(f"keys {n}", HEADS, HEAD_DIM, axis=1).to(dtype) for n in encoder},
-        encoder_hidden={n: stack(f"hidden {n}", FEATURES).to(dtype) for n in captures.encoder_hidden},
+        encoder_keys={n: stack(f"keys {n}", heads, head_dim, axis=1).to(dtype) for n in encoder},
+        encoder_hidden={n: stack(f"hidden {n}", width).to(dtype) for n in captures.encoder_hidden},
         attention_rows=rows,
         projection={n: projection(f" {n}") for n in captures.decoder_inputs} or projection(""),
         lengths=[FIRST_SLOT + i.num_tokens + TEXT for i in items],
@@ -118,10 +140,10 @@ def random_view(items: Sequence[Item], captures: Captures, dtype: torch.dtype = 
         question=(text[:, FIRST_SLOT:].to(dtype), torch.ones(len(items), TEXT, dtype=torch.bool)),
         words=[f"what color is shape {item.seed}" for item in items],
         embed=embed,
-        text_tower=(question.to(dtype), stack("patches", FEATURES).to(dtype)) if captures.text_tower else None,
+        text_tower=(question.to(dtype), stack("patches", width).to(dtype)) if captures.text_tower else None,
         pixels=torch.stack([item.draw("pixels", 3, PIXELS, PIXELS) for item in items]).to(dtype),
-        connector=lambda features: torch.nn.functional.pad(features, (0, CHANNELS - FEATURES)),
+        connector=connector or (lambda features: torch.nn.functional.pad(features, (0, channels - width))),
         layout=Layout.build([range(FIRST_SLOT, FIRST_SLOT + i.num_tokens) for i in items], [i.blocks for i in items]),
-        info=default_info(),
+        info=info or default_info(),
         sample_ids=[i.seed for i in items],
     )
