@@ -16,7 +16,8 @@ import tessella
 from tessella.core.errors import MethodError, UnsupportedError
 from tessella.core.registry import make
 from tessella.mini.questions import sample
-from tessella.reduction.lrs_pyramid import above, highest, level_of, scales_of, stretch, tiles_under, with_newlines
+from tessella.ops.pyramid import level_of, scales_of, tiles_under
+from tessella.reduction.lrs_pyramid import above, highest, stretch, with_newlines
 from tessella.testing.families import tiny_family
 from tessella.testing.tiny import IMAGE_TOKEN, tiny_inputs, tiny_llava
 
