@@ -10,9 +10,9 @@ Differs  a keep of k means as many anchors a frame as would leave k tokens, if p
          beside the unchanged ones, take slots of merged tokens, then of others dropped in their clip; one for which no
          slot is left is not repeated. `order` has the authors' sequence. As there, iterations within frames stop for
          all frames of a clip together. Pictures are cut within their tiles. Ours: windows are thirds of any grid,
-         and layers the nearest that attend to whole pictures;
-         `mass="row"` moves each dropped token as a whole, where a mass of 1/n hardly moves an anchor;
-         `tolerance=None` ends no iterations early. Not here: clips by FastVID's cuts
+         and layers the nearest that attend to whole pictures; `mass="row"` moves each dropped token as a whole, where a
+         mass of 1/n hardly moves an anchor; `tolerance=None` ends no iterations early. Not here: clips by FastVID's
+         cuts
 """
 
 from __future__ import annotations
