@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tessella.core.pipeline import parse
+from tessella.core.pipeline import example_of
 from tessella.core.registry import make, methods
 from tessella.testing import CHECKS, check_method
 
@@ -23,7 +23,7 @@ VARIANTS = {
     "fastv@3": make("fastv", at_layer=3),
     "fastervlm(cls_fallback='received')": make("fastervlm", cls_fallback="received"),
 }
-METHODS = {**{i: parse(c.card.example or i).parts[0].method for i, c in methods().items()}, **VARIANTS}
+METHODS = {**{i: example_of(i).parts[0].method for i in methods()}, **VARIANTS}
 
 
 @pytest.mark.parametrize("check", CHECKS)

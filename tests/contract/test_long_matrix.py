@@ -9,11 +9,12 @@ import pytest
 import torch
 
 import tessella
+from tessella.core.pipeline import example_of
 from tessella.testing.tiny import NUM_VISUAL, tiny_inputs, tiny_llava
 
 pytestmark = pytest.mark.slow
 
-METHODS = [i for i, c in tessella.methods().items() if c.card.takes_keep]
+METHODS = [str(example_of(i)) for i, c in tessella.methods().items() if c.card.takes_keep]
 MODELS = list(itertools.product(["clip", "siglip"], ["sdpa", "eager"], [torch.float32, torch.bfloat16]))
 
 
@@ -26,7 +27,7 @@ def test_counts_and_decoding(method: str, encoder: Any, attention: str, dtype: t
         return
     options = {"max_new_tokens": 4, "do_sample": False, "suppress_tokens": [5]}
     for seed, positions, keep in itertools.product(range(3), ["original", "compact"], [1, 5, NUM_VISUAL - 1, 0.5]):
-        keep = max(keep, tessella.make(method).card.min_keep) if isinstance(keep, int) else keep
+        keep = max(keep, tessella.parse(method).parts[0].method.card.min_keep) if isinstance(keep, int) else keep
         inputs = tiny_inputs((2, 1, 1), padding="left", dtype=dtype, seed=seed)
         with torch.no_grad(), tessella.reduce(model, method, keep=keep, positions=positions) as run:
             cached = model.generate(**inputs, **options)
@@ -34,7 +35,7 @@ def test_counts_and_decoding(method: str, encoder: Any, attention: str, dtype: t
             again = model.generate(**inputs, **options, use_cache=False)
             logits = model(**inputs).logits
         each = keep if isinstance(keep, int) else NUM_VISUAL // 2
-        promised = tessella.make(method).card.promised_count(asked=True)
+        promised = tessella.parse(method).parts[0].method.card.promised_count(asked=True)
         if promised != "exact":
             least = 1 if promised == "at_most" else 0
             assert all(least <= k <= most for k, most in zip(kept, (2 * each, each, each), strict=True))

@@ -14,7 +14,7 @@ from spying import Spy, seen_by
 from tessella.core.errors import InputError, UnsupportedError
 from tessella.engine.companions import remember
 from tessella.testing.tiny import BOS, IMAGE_TOKEN, NUM_VISUAL, PAD, tiny_inputs, tiny_llava
-from tiny_words import tokenizer
+from tessella.testing.tiny_words import tokenizer
 
 PICTURE = -1  # in a prompt: a picture's placeholders
 

@@ -23,7 +23,7 @@ from tessella.core.view import Captures, View
 from tessella.engine.encoder import encode_once
 from tessella.mini.questions import sample
 from tessella.testing.tiny import tiny_inputs, tiny_llava
-from tiny_words import tokenizer
+from tessella.testing.tiny_words import tokenizer
 
 TOWER = Captures(text_tower=True)
 

@@ -327,3 +327,16 @@ def test_attention_rows_of_any_queries_and_columns(queries: Any, keys: Any) -> N
         torch.testing.assert_close(shown[u][:, : len(q), : len(k)], whole[row][:, q][:, :, k], atol=1e-6, rtol=1e-5)
         assert shown[u][:, len(q) :].eq(0).all()
         assert shown[u][:, :, len(k) :].eq(0).all()
+
+
+def test_attention_rows_in_blocks_are_those_of_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = tiny_inputs((2, 1), padding="left")
+
+    def function(view: View) -> Tensor:
+        whole = view.attention_rows(1, "visual", keys="text")
+        monkeypatch.setattr("tessella.ops.attention.BLOCK_ELEMENTS", 1)  # a query at a time
+        torch.testing.assert_close(view.attention_rows(1, "visual", keys="text"), whole, atol=1e-6, rtol=1e-5)
+        return whole
+
+    shown = look(function, inputs, at_layer=2, layers=Captures(decoder=(1,)))
+    assert shown.shape == (3, 4, NUM_VISUAL, inputs["input_ids"].shape[1] - NUM_VISUAL)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 
 import tessella
+from tessella.core.pipeline import example_of
 from tessella.testing import FAMILY_CHECKS, FAMILY_METHOD_CHECKS
 from tessella.testing.families import TinyFamily
 
 METHODS = ("random", "divprune", "fastv@2", "hiprune", "feather")
-OTHERS = tuple(m for m in tessella.methods() if m not in {name.partition("@")[0] for name in METHODS})
+NAMED = {name.partition("@")[0] for name in METHODS}
+OTHERS = tuple(str(example_of(m)) for m in tessella.methods() if m not in NAMED)
 
 
 @pytest.mark.parametrize("check", FAMILY_CHECKS)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..core.errors import TessellaError
-from ..core.pipeline import Pipeline, as_pipeline
+from ..core.pipeline import Pipeline, example_of
 from ..core.registry import methods
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def ask_beforehand(model: Any, family: TinyFamily, method: str) -> Outcome:
 
 def with_keep(method: str) -> Pipeline:
     """A method as its card's example says, or alone, with a keep where it takes one."""
-    pipeline = as_pipeline(methods()[method].card.example or method)
+    pipeline = example_of(method)
     takes = any(p.method.card.takes_keep and p.budget is None for p in pipeline.parts)
     return pipeline.with_budget(KEEP if takes else None)
 

@@ -21,7 +21,7 @@ from .budget import SCOPES, Budget
 from .contracts import Method
 from .errors import BudgetError, MethodError
 from .model_info import PaperLayer
-from .registry import make
+from .registry import load_class, make
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,11 @@ class Pipeline:
             )
         budget = Budget(keep, scope)
         return Pipeline(tuple(dataclasses.replace(p, budget=budget) if p is takers[0] else p for p in self.parts))
+
+
+def example_of(method_id: str) -> Pipeline:
+    """A registered method by itself or, where it wraps others, as in its card's example."""
+    return parse(load_class(method_id).card.example or method_id)
 
 
 def as_pipeline(what: str | Method | Pipeline) -> Pipeline:

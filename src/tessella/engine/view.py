@@ -203,11 +203,15 @@ class EngineView(View):
         # rows of text are the same for all items of a prompt
         each = self._rows if queries == "visual" else torch.arange(len(query), device=query.device)
         asking = self.places(queries) if queries == "visual" else self._text_or_last(queries)
-        allowed = self._allowed(asking, mask, key.shape[2], each)
-        picked = _picked(query[each], asking)
-        rows = attention.attention_rows(picked, key[each], recorder.scaling, allowed, recorder.softcap)
-        rows = self._checked(f"attention in decoder layer {layer}", rows * (asking >= 0)[:, None, :, None])
-        return _columns(rows if queries == "visual" else rows[self._rows], columns)
+        picked, seen_keys = _picked(query[each], asking), key[each]
+        block = max(1, attention.BLOCK_ELEMENTS // (len(each) * query.shape[1] * key.shape[2]))
+        out = []
+        for some, places in zip(picked.split(block, dim=2), asking.split(block, dim=1), strict=True):
+            allowed = self._allowed(places, mask, key.shape[2], each)
+            rows = attention.attention_rows(some, seen_keys, recorder.scaling, allowed, recorder.softcap)
+            rows = rows * (places >= 0)[:, None, :, None]
+            out.append(_columns(rows if queries == "visual" else rows[self._rows], columns))
+        return self._checked(f"attention in decoder layer {layer}", torch.cat(out, dim=2))
 
     def project(self, layer: int, rotate: bool) -> tuple[Float[Tensor, "B H S D"], Float[Tensor, "B G S D"]]:
         hidden = self._hidden if layer >= self._layer else self._layer_inputs.get(layer)
@@ -435,7 +439,7 @@ class EngineView(View):
         text = torch.ones(batch, length + 1, dtype=torch.bool, device=segment.places.device)
         text.scatter_(1, torch.where(segment.visual >= 0, segment.visual, length), False)
         text = text[:, :length] if segment.valid is None else text[:, :length] & segment.valid
-        order = torch.sort((~text).to(torch.int8), dim=1, stable=True).indices
+        order = torch.sort((~text).to(torch.int8), dim=1, stable=True).indices[:, : length - min(segment.num_visual)]
         return torch.where(text.gather(1, order), order, -1)
 
     def _allowed(

@@ -24,8 +24,8 @@ ROUND: dict[str, Callable[[Fraction], int]] = {"nearest": round, "floor": math.f
 def method_keeps_all(family: TinyFamily, pipeline: str) -> None:
     """At keep=1.0 a method changes no bit of logits and tokens, and has made its cut."""
     model, card = tiny_model(family), _card(pipeline)
-    if not card.takes_keep and card.min_keep == 0:
-        return  # it removes everything by design
+    if not card.takes_keep and (card.min_keep == 0 or card.count == "adaptive"):
+        return  # it removes everything by design, or its number follows the picture
     for name, inputs in _method_inputs(family, pipeline).items():
         logits, tokens = model(**inputs).logits, tokens_of(model, inputs, 3)
         with _reduced(model, pipeline, "1.0") as run:
@@ -43,8 +43,11 @@ def method_counts(family: TinyFamily, pipeline: str) -> None:
         where = f"{pipeline} on {family.id}, {name}"
         record = run.report.last
         assert record is not None
-        if run.is_rewritten:  # the model saw other pictures: their tokens all stay
-            counts = zip(sum(record.tokens_kept, ()), sum(record.tokens_in, ()), strict=True)
+        if run.is_rewritten:  # the model saw other pictures, of which the report tells
+            rows = [r for r in zip(record.tokens_kept, record.tokens_in, strict=True) if r[1]]
+            if card.scope == "prompt":  # its pictures share what they may keep
+                rows = [((sum(kept),), (sum(there),)) for kept, there in rows]
+            counts = [pair for row in rows for pair in zip(*row, strict=True)]
             assert all(_is_promised(card, kept, there) for kept, there in counts), f"{where}: {record.tokens_kept} stay"
             continue
         tokens = marked_tokens(run)
@@ -82,7 +85,7 @@ def _reduced(model: Any, pipeline: str, keep: str = str(KEEP), **kwargs: Any) ->
 def _is_promised(card: Card, found: int, there: int) -> bool:
     """Whether a card promises so many of the tokens that are there, of which KEEP were asked."""
     if not card.takes_keep:
-        return found == (0 if card.min_keep == 0 else there)
+        return card.count == "adaptive" or found == (0 if card.min_keep == 0 else there)
     asked = max(ROUND[card.rounding](KEEP * there), card.min_keep)
     promised = card.promised_count(asked=True)
     return found == asked or promised == "adaptive" or (promised == "at_most" and 0 < found <= asked)

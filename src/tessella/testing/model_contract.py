@@ -19,9 +19,12 @@ from ..core.contracts import Method
 from ..core.errors import UnsupportedError
 from ..core.pipeline import Part, Pipeline
 from ..engine.apply import can_apply, reduce
+from ..engine.companions import remember
 from ..engine.run import Run
 from .families import tiny_family
+from .random_tower import RandomTower
 from .tiny import IMAGE_TOKEN, NUM_VISUAL, tiny_inputs, tiny_llava
+from .tiny_words import tokenizer
 
 KEEP = 6  # of 16
 SQUARE = (32, 32)  # pixels of a picture of 16 tokens in the tiny Qwen2.5-VL
@@ -58,8 +61,11 @@ def hosts(dtype: torch.dtype = torch.float32) -> tuple[Host, ...]:
     def qwen_row(row: int) -> dict[str, Tensor]:
         return qwen.inputs([[SQUARE]], seed=3, first_row=row, dtype=dtype)
 
+    clip, siglip = (tiny_llava(e, dtype=dtype) for e in ("clip", "siglip"))
+    remember(clip, tokenizer(), lambda: RandomTower(clip.config.vision_config.hidden_size))
+    remember(siglip, tokenizer())
     return (
-        *(Host(tiny_llava(e, dtype=dtype), prompts, one, (IMAGE_TOKEN,)) for e in ("clip", "siglip")),
+        *(Host(model, prompts, one, (IMAGE_TOKEN,)) for model in (clip, siglip)),
         Host(qwen.model(dtype=dtype), qwen_prompts, qwen_row),
     )
 
@@ -72,8 +78,8 @@ def check_on_model(method: Method) -> None:
 
 def check_keeps_all(method: Method) -> None:
     """At keep=1.0 logits and tokens are bit-identical to the untouched model, through the whole gather path."""
-    if not method.card.takes_keep and method.card.min_keep == 0:
-        return  # it removes everything by design
+    if not method.card.takes_keep and (method.card.min_keep == 0 or method.card.count == "adaptive"):
+        return  # it removes everything by design, or its number follows the picture
     for host in _hosts(method):
         model, inputs = host.model, host.inputs()
         with torch.no_grad():

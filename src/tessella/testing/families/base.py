@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ...engine.companions import remember
+from ..random_tower import RandomTower
 from .text import WORDS
 
 Size = tuple[int, int]  # width, height in pixels, as Pillow has it
@@ -70,6 +72,9 @@ class TinyFamily:
         model.generation_config.pad_token_id = 0
         model.generation_config.eos_token_id = None  # random models should not stop early,
         model.generation_config.suppress_tokens = self.processor().tokenizer.all_special_ids  # nor write placeholders
+        vision = config.vision_config
+        is_clip = vision.model_type == "clip_vision_model"
+        remember(model, self.processor(), (lambda: RandomTower(vision.hidden_size)) if is_clip else None)
         return model.to(dtype).eval()
 
     def draw(self, owner: nn.Module, name: str, weight: nn.Parameter) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from tessella.testing.tiny import BOS, VOCABULARY
+from .tiny import BOS, VOCABULARY
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
