@@ -186,14 +186,15 @@ def similarity_variance(tokens: Float[Tensor, "B V D"], crops: Int[Tensor, "B C 
     The sum of squared distances to their mean runs over all M of them and is divided by M - 1.
     """
     batch, num_crops, most = crops.shape
-    unit = tokens.float() / (tokens.float().norm(dim=2, keepdim=True) + 1e-6)
-    index = crops.clamp(min=0).flatten(1)[:, :, None].expand(-1, -1, unit.shape[2])
-    unit = unit.gather(1, index).view(*crops.shape, -1).masked_fill((crops < 0)[..., None], 0.0)
+    scale = at_crops(1 / (tokens.float().norm(dim=2) + 1e-6), crops)  # zero for padding
+    items = torch.arange(batch, device=crops.device)[:, None, None]
+    vectors = tokens[items, crops.clamp(min=0)].float()  # [B, C, M, D]
     others = (sizes_of(crops) - 1).clamp(min=1)[:, :, None]
     rows = max(1, BLOCK_ELEMENTS // max(1, batch * num_crops * most))
     out = []
     for start in range(0, most, rows):
-        similarity = unit[:, :, start : start + rows] @ unit.transpose(2, 3)
+        block = slice(start, start + rows)
+        similarity = vectors[:, :, block] @ vectors.transpose(2, 3) * scale[:, :, block, None] * scale[:, :, None]
         similarity.diagonal(start, 2, 3).zero_()
         mean = similarity.sum(dim=3, keepdim=True) / others[..., None]
         spread = (similarity - mean).square().masked_fill((crops < 0)[:, :, None], 0.0)
