@@ -77,9 +77,7 @@ def test_what_is_not_selected_is_merged() -> None:
 
 
 def test_the_card_is_that_of_the_parts() -> None:
-    composed = (
-        parse("compose(score=fastervlm, merge=visionzip)").parts[0].method
-    )
+    composed = parse("compose(score=fastervlm, merge=visionzip)").parts[0].method
     assert set(composed.card.needs) == {"class_token", "class_features", "encoder_keys", "features"}
     assert (composed.card.newlines, composed.card.cost, composed.card.unit) == ("drop", "light", "tile")
     asking = make("compose", score=make("flashvlm"))
