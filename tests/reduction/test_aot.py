@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,9 @@ from tessella.core.model_info import PaperLayer
 from tessella.core.reduction import Reduction
 from tessella.core.registry import make
 from tessella.core.view import Unpooled
-from tessella.reduction.aot import budget_near
+from tessella.ops.transport import sinkhorn_until
+from tessella.reduction import aot
+from tessella.reduction.aot import budget_near, half_or_most
 from tessella.testing import CHECKS, ArrayView, contract
 from tessella.testing.array_view import default_info
 from tessella.testing.families import tiny_family
@@ -171,6 +174,24 @@ def test_equals_the_specification_in_a_ragged_batch(budget: int, length: int, ke
         assert reduction.num_kept[b] == len(want), "another number of tokens, or no slot for some"
         assert reduction.embeddings is not None
         torch.testing.assert_close(reduction.embeddings[b, : len(want)].double(), want, rtol=1e-4, atol=1e-5)
+
+
+def test_a_cell_is_kept_from_one_half_on_or_where_none_is_by_its_share() -> None:
+    share = torch.tensor([[0.49, 0.5, 0.7, 0.0], [0.2, 0.0, 0.3, 0.9], [0.0, 0.0, 0.0, 0.0]])
+    mask = torch.tensor([[True] * 4, [True] * 3 + [False], [True] * 4])
+    assert half_or_most(share, mask).int().tolist() == [[0, 1, 1, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+
+
+def test_frames_of_a_clip_end_their_iterations_together_and_clips_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+
+    def spy(*args: Any, together: Tensor | None) -> Tensor:
+        told.append(None if together is None else together.tolist())
+        return sinkhorn_until(*args, together=together)
+
+    monkeypatch.setattr(aot, "sinkhorn_until", spy)
+    answer(CLIPS, clip_frames=3)
+    assert told == [[0] * 4 + [1] * 7 + [2], None, None], "within frames; two steps between them, each clip by itself"
 
 
 def test_a_keep_ratio_of_one_drops_only_the_surest_token() -> None:
