@@ -123,6 +123,15 @@ def test_the_default_ratio_is_a_quarter_and_one_keeps_everything() -> None:
     assert torch.equal(make("globalcom2", ratio=1.0).reduce(view, counts_of(view)).keep, view.mask)
 
 
+def test_the_last_cells_of_a_thumbnail_take_the_remainder() -> None:
+    """Six rows are three times two; six columns are one, one, one and three."""
+    places = places_of(view_of([PICTURES[5], PICTURES[0]]).layout, torch.device("cpu"))
+    row = torch.tensor([0, 1, 2, 3, 3, 3])
+    assert torch.equal(places.shown[0, :36].view(6, 6), torch.stack([row, row, row + 4, row + 4, row + 8, row + 8]))
+    assert places.num_cells[:, 0].tolist() == [12, 4]
+    assert places.cell.tolist() == [[-1, 1, 2, 5, 6, 9, 10], [-1, 0, 1, 2, 3, -1, -1]]
+
+
 def test_shares_of_tiles_sum_to_the_ratio_of_each() -> None:
     view = view_of([PICTURES[0], PICTURES[4]])
     places = places_of(view.layout, torch.device("cpu"))
