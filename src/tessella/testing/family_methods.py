@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..core.cards import Card
-from ..core.layout import NEWLINE
+from ..core.layout import NEWLINE, THUMBNAIL
 from ..core.pipeline import as_pipeline
 from ..engine.apply import can_apply, reduce
 from ..engine.run import Run
@@ -50,9 +50,9 @@ def method_counts(family: TinyFamily, pipeline: str) -> None:
             counts = [pair for row in rows for pair in zip(*row, strict=True)]
             assert all(_is_promised(card, kept, there) for kept, there in counts), f"{where}: {record.tokens_kept} stay"
             continue
-        tokens = marked_tokens(run)
+        tokens, thumbnails_stay = marked_tokens(run), card.thumbnails == "keep"
         for group in groups(tokens, PER.get(card.scope, ("image",))):
-            others = [t for t in group if t["role"] != NEWLINE]
+            others = [t for t in group if t["role"] != NEWLINE and not (t["role"] == THUMBNAIL and thumbnails_stay)]
             found = sum(t["kept"] for t in others)
             assert _is_promised(card, found, len(others)), f"{where}: {found} of {len(others)} stay"
         assert record.tokens_in == tuple(tuple(map(len, groups([r], ("image",)))) for r in tokens), where
