@@ -1,6 +1,6 @@
 """AOT: anchors of each frame take in the rest of it by optimal transport, and those of a first frame the later ones.
 
-Paper    Local and Global Contexts Optimization, March 2026, CVPR 2026 (code: TyroneLi/AOT)
+Paper    Li et al., March 2026, CVPR 2026, arXiv:2603.01400
 Acts     connector, once; on whole clips, and within pictures
 Needs    attention that patches receive in two encoder layers, what the connector makes before clips are pooled
 Differs  a keep of k means as many anchors a frame as would leave k tokens, if pooling left their share of the tokens,
