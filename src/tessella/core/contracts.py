@@ -302,7 +302,7 @@ class Rewriter(Method):
         return (Step(self, "input", 0, budget, self.reduce, Captures()),)
 
 
-CONTRACTS: Final = (Scorer, Selector, Merger, Corrector, Schedule, Rewriter)
+CONTRACTS: Final = (Scorer, ScoredSelector, Selector, KeptMerger, Merger, Corrector, Schedule, Rewriter)  # narrow first
 
 
 def keep_highest(

@@ -55,6 +55,7 @@ class EVS(Scorer, Allocator):
         rounding_source="the authors' int(T n (1 - q))",
         newlines="keep",
         unit="image",
+        nearest="divprune",
     )
 
     def __post_init__(self) -> None:
