@@ -109,7 +109,8 @@ def test_methods_lists_every_registered_method_and_filters(call):
     assert set(listed("--baseline")) | set(listed("--no-baseline")) == set(listed())
     code, out, _ = call("methods")
     assert code == 0
-    assert [line.split()[0] for line in out.splitlines()[1:-1]] == list(method_modules())
+    shown = [line.split()[0] for line in out.splitlines()[1:-1] if not line.startswith(" ")]  # cells may wrap
+    assert shown == list(method_modules())
 
 
 def test_methods_says_what_a_model_can_carry(call, tmp_path):

@@ -55,12 +55,12 @@ def test_fastv_takes_earlier_tokens_at_ties() -> None:
 def test_fastv_asks_for_the_last_row_over_all_keys() -> None:
     asked = []
 
-    def rows(layer: int, queries: str, softmax: str) -> Tensor:
-        asked.append((layer, queries, softmax))
+    def rows(layer: int, queries: str, softmax: str, keys: str) -> Tensor:
+        asked.append((layer, queries, softmax, keys))
         return torch.zeros(1, 1, 1, 4)
 
     make("fastv").reduce(ArrayView(embeddings=torch.zeros(1, 4, 1), attention_rows=rows), counts(2, 4))
-    assert asked == [(1, "last", "all")]
+    assert asked == [(1, "last", "all", "visual")]
 
 
 def test_fastv_layers() -> None:
