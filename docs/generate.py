@@ -15,6 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from results_page import composition_table, results
+
 if TYPE_CHECKING:
     from tessella.app.family_facts import FamilyFacts
 
@@ -201,18 +203,42 @@ def _interval(estimate: dict[str, float], digits: int) -> str:
 
 def readme() -> str:
     """The README with its tables of methods and results made anew; the rest is written by hand."""
-    text = (FOLDER.parent / "README.md").read_text(encoding="utf-8")
-    for name, table in (("bench", bench_tables), ("speed", speed_table), ("methods", methods_table)):
+    return _with_tables("../README.md", {"bench": bench_tables, "speed": speed_table, "methods": methods_table})
+
+
+def composition() -> str:
+    """The page on compositions with its lists of parts and results made anew; the rest is written by hand."""
+    return _with_tables("composition.md", {"parts": parts_list, "composition": composition_table})
+
+
+def _with_tables(page: str, tables: dict[str, Callable[[], str]]) -> str:
+    """A page with what stands between the marks of each table made anew."""
+    text = (FOLDER / page).read_text(encoding="utf-8")
+    for name, table in tables.items():
         begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
         before, _, rest = text.partition(begin)
         text = f"{before}{begin}\n{table()}\n{end}{rest.partition(end)[2]}"
     return text
 
 
+def parts_list() -> str:
+    """The methods that each part of a composition takes."""
+    from tessella.core.registry import methods as registered
+    from tessella.reduction.compose import PARTS
+
+    lines = []
+    for part, (contracts, _) in PARTS.items():
+        fitting = [i for i, c in registered(stage="connector").items() if issubclass(c, contracts)]
+        lines.append(f"- `{part}`: " + ", ".join(f"[{i}](methods.md#{i})" for i in fitting))
+    return "\n".join(lines)
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "commands.md": commands,
     "methods.md": methods,
     "families.md": families,
+    "composition.md": composition,
+    "results/around-the-connector.md": results,
     "../README.md": readme,
 }
 

@@ -6,6 +6,7 @@ Every number comes from `benchmarks/records/bench_connector.json`; the page says
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ def results() -> str:
         "Made from the bench's record by `python docs/generate.py`.",
         _how(record),
         "## All question types together",
+        _plainly(sections),
         "Accuracy in percent, the mean over types, with its interval; ▲ and ▼ mark what lies above and below the "
         "down-sampled picture of about as many tokens.",
         _overall(sections),
@@ -32,18 +34,42 @@ def results() -> str:
         _reading(sections, types),
     ]
     for section in sections:
-        parts += [f"### keep {section['keep']}", _words(section, types), _differences(section, types)]
+        parts += [f"### keep {_share(section['keep'])}", _words(section, types), _differences(section, types)]
+    parts += ["## Methods with a count of their own", _own_counts(record)]
     parts += ["## Methods that need tiles or clips", _elsewhere(elsewhere)]
     return "\n\n".join(parts) + "\n"
 
 
+COMPOSITIONS = {  # beside their parts
+    "compose(score=vtc_cls, select=zoo_prune)": ("vtc_cls", "zoo_prune"),
+    "compose(score=fastervlm, allocate=holov)": ("fastervlm", "holov"),
+    "compose(score=fastervlm, merge=visionzip)": ("fastervlm", "visionzip"),
+}
+
+
+def composition_table() -> str:
+    """Compositions at a ninth of the tokens, beside their parts."""
+    record = json.loads((RECORDS / "bench_connector.json").read_text(encoding="utf-8"))
+    section = next(s for s in record["keeps"] if s["keep"] == "1/9")
+    entries = {e["pipeline_name"]: e for e in _entries(section)}
+    lines = [_row(["", "accuracy", *record["types"]]), _row(["---"] * (2 + len(record["types"])))]
+    for mixed, parts in COMPOSITIONS.items():
+        for name in (mixed, *parts):
+            entry = entries[name]
+            by_type = [f"{100 * entry['by_type'][kind]['value']:.0f}" for kind in record["types"]]
+            shown = f"**{name}**" if name == mixed else name
+            lines.append(_row([shown, _accuracy(entry), *by_type]))
+    return "\n".join(lines)
+
+
 def _how(record: dict[str, Any]) -> str:
     run = record["runs"][0]
-    last = record["runs"][-1]
+    commits = ", ".join(dict.fromkeys(str(r["commit"])[:7] for r in record["runs"]))
     machine = f"{run['cores']} cores, {run['threads']} thread(s), torch {run['versions']['torch']}"
     return (
         f"The embedded model on freshly drawn questions, 200 of each type, "
-        f"{run['started_at'][:10]}, commit {str(last['commit'])[:7]}, {machine}:\n\n    {COMMAND}\n\n"
+        f"{run['started_at'][:10]}, {machine}; {len(record['runs'])} sittings on one ledger (commits {commits}), which "
+        f"together are\n\n    {COMMAND}\n\nand the compositions. Times in the record were taken beside other jobs.\n\n"
         "The model has three million weights and reads pictures of 112 x 112 pixels, 196 visual tokens; it was trained "
         "on smaller ones too. What holds here need not hold for a large model on photographs; what fails here has "
         "failed on a model that answers nearly every question when it sees all tokens."
@@ -52,13 +78,34 @@ def _how(record: dict[str, Any]) -> str:
 
 def _overall(sections: list[dict[str, Any]]) -> str:
     names = list(dict.fromkeys(e["pipeline_name"] for s in sections for e in _entries(s)))
-    lines = [_row(["method", *(f"keep {s['keep']}" for s in sections)]), _row(["---"] * (1 + len(sections)))]
+    lines = [_row(["method", *(f"keep {_share(s['keep'])}" for s in sections)]), _row(["---"] * (1 + len(sections)))]
     for name in names:
         cells = []
         for section in sections:
             entry = next((e for e in _entries(section) if e["pipeline_name"] == name), None)
             cells.append("" if entry is None else _accuracy(entry))
         lines.append(_row([name, *cells]))
+    return "\n".join(lines)
+
+
+def _plainly(sections: list[dict[str, Any]]) -> str:
+    """Which methods lie above and below a smaller picture, one line a keep."""
+    lines = []
+    for section in sections:
+        signs = {e["pipeline_name"]: _sign(e["against"]["downsample"]) for e in _methods(section)}
+        above, same, below = ([n for n, s in signs.items() if s == wanted] for wanted in (1, 0, -1))
+        told = [f"{len(above)} of {len(signs)} are better than the smaller picture"]
+        told += [f"no better and no worse: {', '.join(same)}"] if same else []
+        told += [f"worse: {', '.join(below)}"] if below else []
+        lines.append(f"- keep {_share(section['keep'])}: {'; '.join(told)}.")
+    return "\n".join(lines)
+
+
+def _own_counts(record: dict[str, Any]) -> str:
+    """Methods that take no keep, beside the full model."""
+    section = next(s for s in record["keeps"] if s["keep"] is None)
+    lines = [_row(["method", "tokens", "accuracy"]), _row(["---", "---:", "---"])]
+    lines += [_row([e["pipeline_name"], f"{e['tokens_kept']:.0f}", _accuracy(e)]) for e in _entries(section)]
     return "\n".join(lines)
 
 
@@ -134,6 +181,11 @@ def _methods(section: dict[str, Any]) -> list[dict[str, Any]]:
 def _sign(estimate: dict[str, float]) -> int:
     """1 above 0, -1 below, 0 where the interval does not say."""
     return 1 if estimate["low"] > 0 else -1 if estimate["high"] < 0 else 0
+
+
+def _share(keep: str) -> str:
+    """A keep as a plain fraction."""
+    return str(Fraction(keep).limit_denominator(1000))
 
 
 def _row(cells: list[str]) -> str:

@@ -11,7 +11,8 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def generate():
+def generate(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))  # as for a script
     spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
