@@ -42,6 +42,7 @@ GRIDS = {16: (4, 4), 64: (8, 8), 576: (24, 24), 2_880: (48, 60), 10_000: (100, 1
 # at least so much faster; at most so much over B times one row; of the prefill of 576 tokens, for light methods
 GOALS = {"factor": 20.0, "batched_ratio": 1.3, "share": 0.02}
 GOAL_TOKENS, NUM_TEXT = 576, 32
+LONG = 4096  # tokens: more are measured once
 OPERATOR_HEADS, OPERATOR_WIDTH = 16, 64
 
 
@@ -102,7 +103,7 @@ def grow_divprune(sizes: dict[str, int], numbers: list[int], rounds: int, device
     out = []
     for n in numbers:
         tokens = torch.randn(1, n, sizes["width"], generator=torch.Generator().manual_seed(0)).to(device)
-        ms = [milliseconds(lambda t=tokens: fast(t, sizes["keep"]), device) for _ in range(1 if n > 4096 else rounds)]
+        ms = [milliseconds(lambda t=tokens: fast(t, sizes["keep"]), device) for _ in range(1 if n > LONG else rounds)]
         memory = watched(lambda t=tokens: fast(t, sizes["keep"]))
         out.append({"tokens": n, "keep": sizes["keep"], "width": sizes["width"], **_summary({"select": ms}), **memory})
     return out
@@ -129,7 +130,9 @@ def prefill(shape: Shape, n: int, rounds: int) -> dict[str, Any]:
     def read() -> None:
         model(inputs_embeds=hidden, use_cache=True)
 
-    ms = [milliseconds(read, torch.device("cpu")) for _ in range(rounds + 1)][1:]
+    if n <= LONG:  # a longer one takes minutes, and warms up as it goes
+        read()
+    ms = [milliseconds(read, torch.device("cpu")) for _ in range(rounds)]
     return {"tokens": n, "text": NUM_TEXT, "shape": shape.name, **_summary({"prefill": ms})}
 
 
@@ -149,7 +152,8 @@ def grow_method(case: Case, n: int, rounds: int, shape: Shape, full: float) -> d
         view.state.clear()
         step.reduce(view, counts)
 
-    reduce()
+    if n <= LONG:
+        reduce()
     ms = [milliseconds(reduce, view.device) for _ in range(rounds)]
     memory = watched(reduce)
     share = quotient(median(ms), full)
@@ -223,20 +227,20 @@ def measure(record: dict[str, Any], options: argparse.Namespace, device: torch.d
     shape = SMALL
     if options.tiny:
         shape, sizes = TINY, {"tokens": 24, "keep": 8, "width": 16, "batch": 2}
-    record["prefill"] = [prefill(shape, n, 1 if n > 4096 else min(options.rounds, 3)) for n in numbers]
+    record["prefill"] = [prefill(shape, n, 1 if n > LONG else min(options.rounds, 3)) for n in numbers]
     full = {row["tokens"]: row["median_ms"]["prefill"] for row in record["prefill"]}
     record["divprune"] = compare_divprune(sizes, options.rounds, device)
     record["divprune_growth"] = grow_divprune(sizes, numbers, options.rounds, device)
     record["attention_received"] = [grow_received(n, options.rounds, device) for n in numbers]
-    for case in cases([sizes["keep"]], options.method):
-        if case.rewrites:
-            continue
-        for n in numbers:
+    chosen = [c for c in cases([sizes["keep"]], options.method) if not c.rewrites]
+    for n in numbers:
+        for case in chosen:
             try:
-                record["methods"].append(grow_method(case, n, 1 if n > 4096 else options.rounds, shape, full[n]))
+                row = grow_method(case, n, 1 if n > LONG else options.rounds, shape, full[n])
+                record["methods"].append(row)
             except TessellaError as error:
                 record["refused"][f"{case.label} of {n}"] = str(error)
-        print(f"{case.label}: done", file=sys.stderr, flush=True)
+        print(f"{n} tokens: done", file=sys.stderr, flush=True)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
