@@ -22,6 +22,18 @@ VARIANTS = {
     "feather@2(stride=2)": make("feather", at_layer=2, second_layer=5, stride=2),
     "fastv@3": make("fastv", at_layer=3),
     "fastervlm(cls_fallback='received')": make("fastervlm", cls_fallback="received"),
+    "fopru(strategy='row')": make("fopru", strategy="row"),
+    "vtc_cls(ensemble='min')": make("vtc_cls", ensemble="min"),
+    "flashvlm(text_scope='question')": make("flashvlm", text_scope="question", per_round=1),
+    "holov(variant='code')": make("holov", variant="code"),
+    "globalcom2(thumb_order='score')": make("globalcom2", thumb_order="score"),
+    "zoo_prune(estimator='jvp')": make("zoo_prune", estimator="jvp"),
+    "mmtok(text='clean')": make("mmtok", text="clean", extra_text="a red star"),
+    "todre(fading=False)": make("todre", fading=False, rule="k_center", pivot="nearest_mean"),
+    "aot(mass='row')": make("aot", mass="row", tolerance=None),
+    "compose(allocate)": make("compose", score=make("fastervlm"), allocate=make("holov")),
+    "compose(merge)": make("compose", score=make("vtc_cls"), select=make("agilepruner"), merge=make("visionzip")),
+    "compose(prumerge)": make("compose", score=make("fopru"), merge=make("prumerge")),
 }
 METHODS = {**{i: example_of(i).parts[0].method for i in methods()}, **VARIANTS}
 
