@@ -41,8 +41,8 @@ class Sources:
 
     @cached_property
     def sample_ids(self) -> list[int]:
-        """What tells the content of each picture from another's."""
-        return [draws.sample_id_of(p.content) for p in self.pictures]
+        """What tells the content of each picture from another's: its pixels, whose bits do not depend on a batch."""
+        return [draws.sample_id_of(p.shown[0] if p.shown else p.content) for p in self.pictures]
 
     @cached_property
     def encodings(self) -> list[Encoding]:
