@@ -152,10 +152,13 @@ def grow_method(case: Case, n: int, rounds: int, shape: Shape, full: float) -> d
         view.state.clear()
         step.reduce(view, counts)
 
+    ms: list[float] = []
     if n <= LONG:
         reduce()
-    ms = [milliseconds(reduce, view.device) for _ in range(rounds)]
-    memory = watched(reduce)
+        ms += [milliseconds(reduce, view.device) for _ in range(rounds)]
+        memory = watched(reduce)
+    else:  # once for both
+        memory = watched(lambda: ms.append(milliseconds(reduce, view.device)))
     share = quotient(median(ms), full)
     judged = case.cost == "light" and n == GOAL_TOKENS and share is not None
     return {
@@ -236,11 +239,10 @@ def measure(record: dict[str, Any], options: argparse.Namespace, device: torch.d
     for n in numbers:
         for case in chosen:
             try:
-                row = grow_method(case, n, 1 if n > LONG else options.rounds, shape, full[n])
-                record["methods"].append(row)
+                record["methods"].append(grow_method(case, n, options.rounds, shape, full[n]))
             except TessellaError as error:
                 record["refused"][f"{case.label} of {n}"] = str(error)
-        print(f"{n} tokens: done", file=sys.stderr, flush=True)
+            print(f"{case.label} of {n}: done", file=sys.stderr, flush=True)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
