@@ -53,12 +53,14 @@ class Budget:
 class Counts:
     """A budget resolved for the items a method decides on: `num_keep[u]` of `num_tokens[u]` tokens of item u.
 
-    `asked` is False where the user gave no keep, so that an adaptive method is free in its number.
+    `asked` is False where the user gave no keep, so that an adaptive method is free in its number. `num_first` are the
+    tokens of each item in front of the method's first cut, where this is a later one.
     """
 
     num_keep: tuple[int, ...]
     num_tokens: tuple[int, ...]
     asked: bool = True
+    num_first: tuple[int, ...] | None = None
 
     @property
     def most(self) -> int:
@@ -68,6 +70,11 @@ class Counts:
     @property
     def is_everything(self) -> bool:
         return self.num_keep == self.num_tokens
+
+    @property
+    def originally(self) -> tuple[int, ...]:
+        """Tokens of each item in front of the method's first cut, which may be this one."""
+        return self.num_tokens if self.num_first is None else self.num_first
 
 
 def on_device(numbers: Sequence[int], device: torch.device) -> Int[Tensor, " B"]:

@@ -38,6 +38,7 @@ class Step:
     For methods that cut several times: `count` is what this cut promises where that is not what the card says;
     `of_first` counts the budget over the tokens in front of the method's first cut, not over those that are left;
     `expect` gives the tokens that a cut with a count of its own is expected to leave, for budgets over the layer mean.
+    `part` numbers the part of a pipeline that it belongs to.
     """
 
     method: Method
@@ -50,6 +51,7 @@ class Step:
     count: Count | None = None
     of_first: bool = False
     expect: Expect | None = None
+    part: int = 0
 
     @property
     def promised_count(self) -> Count:
@@ -69,19 +71,29 @@ class Method(ABC):
         Layers are fields whose default is a PaperLayer, `at_layer`, and fields with metadata `{"layer_of": part}`.
         Raises UnsupportedError if a layer that the user named is not in the model.
         """
-        layers, parts = {}, {}
+        layers: dict[str, int] = {}
+        parts: dict[str, Part] = {}
         changes: dict[str, Any] = {}
+        several: dict[str, list[str]] = {}  # fields of more than one layer, and the names of those
         for f in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, f.name)
             if isinstance(value, Method):
                 changes[f.name] = value.fit(info)
             elif value is not None and (part := _part_of(f)) is not None:
-                layers[f.name], parts[f.name] = value, part
+                named = {f.name: value}
+                if isinstance(value, tuple):
+                    named = {f"{f.name}[{i}]": layer for i, layer in enumerate(value)}
+                    several[f.name] = list(named)
+                layers |= named
+                parts |= dict.fromkeys(named, part)
         try:
-            changes |= fit_layers(layers, parts, info)
+            fitted = fit_layers(layers, parts, info)
         except UnsupportedError as error:
             raise UnsupportedError(f"{self.id}: {error}") from None
-        same = all(getattr(self, n) == v and type(getattr(self, n)) is type(v) for n, v in changes.items())
+        for name, members in several.items():
+            changes[name] = tuple(fitted.pop(member) for member in members)
+        changes |= fitted
+        same = all(getattr(self, n) == v and _kind(getattr(self, n)) == _kind(v) for n, v in changes.items())
         return self if same else dataclasses.replace(self, **changes)  # type: ignore[type-var]
 
     def steps(self, info: ModelInfo, budget: Budget | None) -> tuple[Step, ...]:
@@ -109,8 +121,13 @@ class Method(ABC):
         """Places at which `observe` is called while the prompt is read."""
         return ()
 
-    def observe(self, view: View, output: Float[Tensor, "B V C"], point: Point) -> None:
-        """Fold the output at a point (visual tokens only) into `view.state`, which is cut at every reduction."""
+    def observe(
+        self, view: View, point: Point, inputs: Float[Tensor, "B S C"], outputs: Float[Tensor, "B S C"]
+    ) -> None:
+        """Fold what went into the module at a point and what came out, of the whole sequence, into `view.state`.
+
+        `view.places` says which token stands where; nothing of the two tensors is kept by the engine.
+        """
         raise MethodError(f"{self.id} declares points to observe but does not define observe().")
 
     @abstractmethod
@@ -126,14 +143,16 @@ class Method(ABC):
         out = {}
         for f in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, f.name)
-            same_type = not isinstance(f.default, PaperLayer) or isinstance(value, PaperLayer)
-            if value != f.default or not same_type:
-                out[f.name] = int(value) if isinstance(value, PaperLayer) else value
+            if value != f.default or (_is_paper(f.default) and not _is_paper(value)):
+                out[f.name] = _plain(value)
         return out
 
 
 class Scorer(Method):
-    """A method that scores tokens; the base keeps the highest, earlier tokens first among equals."""
+    """A method that scores tokens; the base keeps the highest, earlier tokens first among equals.
+
+    One that does more with its scores than that overrides `decide`, so that a corrector can still wrap it.
+    """
 
     @abstractmethod
     def score(self, view: View) -> Float[Tensor, "B V"]:
@@ -148,7 +167,11 @@ class Scorer(Method):
             scores = self.score(view)
         check_shape(self.id, "score", scores, view.mask)
         with view.clock("select"):
-            keep = keep_highest(scores, counts, mask=view.mask, protected=self.protect(view))
+            return self.decide(scores, view, counts)
+
+    def decide(self, scores: Float[Tensor, "B V"], view: View, counts: Counts) -> Reduction:
+        """The answer by scores, which may be corrected ones."""
+        keep = keep_highest(scores, counts, mask=view.mask, protected=self.protect(view))
         return Reduction(keep=keep, num_kept=counts.num_keep)
 
 
@@ -251,6 +274,9 @@ class Corrector(Scorer):
     def score(self, view: View) -> Float[Tensor, "B V"]:
         return self.correct(self.scorer.score(view), view)
 
+    def decide(self, scores: Float[Tensor, "B V"], view: View, counts: Counts) -> Reduction:
+        return self.scorer.decide(scores, view, counts)
+
     def protect(self, view: View) -> Bool[Tensor, "B V"] | None:
         return self.scorer.protect(view)
 
@@ -259,6 +285,11 @@ class Corrector(Scorer):
 
     def captures(self, info: ModelInfo) -> Captures:
         return self.scorer.captures(info)
+
+    def observe(
+        self, view: View, point: Point, inputs: Float[Tensor, "B S C"], outputs: Float[Tensor, "B S C"]
+    ) -> None:
+        self.scorer.observe(view, point, inputs, outputs)
 
     def steps(self, info: ModelInfo, budget: Budget | None) -> tuple[Step, ...]:
         return tuple(dataclasses.replace(s, method=self, reduce=self.reduce) for s in self.scorer.steps(info, budget))
@@ -339,9 +370,27 @@ def mask_of(picks: Int[Tensor, "B K"], num_tokens: int) -> Bool[Tensor, "B V"]:
 
 def _part_of(field: dataclasses.Field[Any]) -> Part | None:
     """The part of the model whose layer a field names, or None if it names no layer."""
-    if isinstance(field.default, PaperLayer):
-        return field.default.part
+    first = field.default[0] if isinstance(field.default, tuple) and field.default else field.default
+    if isinstance(first, PaperLayer):
+        return first.part
     return field.metadata.get("layer_of", "decoder" if field.name == "at_layer" else None)
+
+
+def _is_paper(value: object) -> bool:
+    """Whether a setting is a paper's own layer, or several."""
+    return isinstance(value[0] if isinstance(value, tuple) and value else value, PaperLayer)
+
+
+def _kind(value: object) -> object:
+    """The type of a setting, and of its members."""
+    return tuple(map(type, value)) if isinstance(value, tuple) else type(value)
+
+
+def _plain(value: Any) -> Any:
+    """A setting as it is written: a paper's layers as numbers."""
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    return int(value) if isinstance(value, PaperLayer) else value
 
 
 def check_shape(method: str, what: str, given: Tensor, like: Tensor) -> None:

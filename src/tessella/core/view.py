@@ -63,7 +63,7 @@ def _union(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Point:
-    """A place in the decoder at which `Method.observe` is called: the output of a module inside a layer."""
+    """Where in the decoder `Method.observe` is called: behind a module inside a layer, or behind the whole layer."""
 
     layer: int
     module: str = ""
@@ -88,10 +88,14 @@ class View(ABC):
     """What a method sees of B items (the units of its scope) with up to V visual tokens each.
 
     Items are padded at the end; `mask [B, V]` is True where a token is real. Scores of padded tokens are ignored.
+
+    `at_layer` is the decoder layer that runs next, 0 at the connector. `state` is the method's own memory through one
+    prompt: a tensor `[B, V, ...]` in it stays with its tokens, through every cut and whichever groups decide.
     """
 
     tokens: VisualTokens
     info: ModelInfo
+    at_layer: int
     state: dict[str, Any]
 
     @property
@@ -159,6 +163,8 @@ class View(ABC):
     ) -> Float[Tensor, "B H Q V"]:
         """Attention from chosen queries to each visual token in decoder layer `layer`, in float32.
 
+        `captures` names the layers that have run since the last cut; of the layer that runs next (`at_layer`) the
+        rows are worked out without running it, and nothing need be declared.
         `softmax="all"` normalises over every key that the query may see; "visual" over the item's visual tokens only.
         Queries and columns stand in the order of `places`. `keys="text"` gives columns of the text tokens instead,
         under `softmax="all"` only. Rows and columns of padding are zero.
@@ -171,6 +177,10 @@ class View(ABC):
         A layer that has not run yet is given the current hidden states; one that has run since the last cut is given
         its own input, if `captures` names it in `decoder_inputs`. Nothing runs twice and no cache is written to.
         """
+
+    @abstractmethod
+    def hidden_states(self) -> Float[Tensor, "B S C"]:
+        """Hidden states of the whole current sequence, text too, as layer `at_layer` gets them; see `places`."""
 
     def attention_scale(self, layer: int) -> float | None:
         """By what a decoder layer multiplies products of queries and keys; None: one by the root of their width."""

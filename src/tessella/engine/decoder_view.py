@@ -22,15 +22,8 @@ class DecoderView(UnitsView):
     def attention_rows(
         self, layer: int, queries: Queries = "last", softmax: Softmax = "all", keys: Keys = "visual"
     ) -> Float[Tensor, "B H Q V"]:
-        recorder = self._sources.decoder.get(layer)
-        if recorder is None or not recorder.queries:
-            raise self._undeclared(f"attention_rows(layer={layer})")
-        query, key, mask = recorder.queries[-1], recorder.keys[-1], recorder.masks[-1]
-        segment = next(s for s in reversed(self._history) if s.start <= layer)
-        if segment is not self._segment:
-            raise MethodError(
-                f"{self._method_id}: layer {layer} ran before the last cut; its attention no longer fits."
-            )
+        recorder, mask = self._attention_of(layer)
+        query, key = recorder.queries[-1], recorder.keys[-1]
         columns = self.places(keys)
         if softmax == "visual":
             asking, seen = self.places(queries), (columns >= 0)[:, None, None, :]
@@ -50,8 +43,31 @@ class DecoderView(UnitsView):
             out.append(_columns(rows if queries == "visual" else rows[self._rows], columns))
         return self._checked(f"attention in decoder layer {layer}", torch.cat(out, dim=2))
 
+    def _attention_of(self, layer: int) -> tuple[Recorder, Tensor | None]:
+        """Queries and keys of a layer that has run, or of the one that runs next; and its mask."""
+        if self._next_mask is not None and layer == self.at_layer:
+            return self._probe(layer, rotate=True), self._next_mask()
+        recorder = self._sources.decoder.get(layer)
+        if recorder is None or not recorder.queries:
+            raise self._undeclared(f"attention_rows(layer={layer})")
+        segment = next(s for s in reversed(self._history) if s.start <= layer)
+        if segment is not self._segment:
+            raise MethodError(
+                f"{self._method_id}: layer {layer} ran before the last cut; its attention no longer fits."
+            )
+        return recorder, recorder.masks[-1]
+
     def project(self, layer: int, rotate: bool) -> tuple[Float[Tensor, "B H S D"], Float[Tensor, "B G S D"]]:
-        hidden = self._hidden if layer >= self._layer else self._layer_inputs.get(layer)
+        recorder = self._probe(layer, rotate)
+        query, key = (
+            self._checked(f"the {n} of decoder layer {layer}", t[0][self._rows])
+            for n, t in (("queries", recorder.queries), ("keys", recorder.keys))
+        )
+        return query, key
+
+    def _probe(self, layer: int, rotate: bool) -> Recorder:
+        """Queries and keys that a layer makes of its input, without running it."""
+        hidden = self._hidden if layer >= self.at_layer else self._layer_inputs.get(layer)
         if hidden is None:
             raise MethodError(
                 f"{self._method_id}: layer {layer} has already run and its input is gone; captures() must declare it "
@@ -72,11 +88,10 @@ class DecoderView(UnitsView):
         finally:
             switch.off()
             detach(module, recorder)
-        query, key = (
-            self._checked(f"the {n} of decoder layer {layer}", t[0][self._rows])
-            for n, t in (("queries", recorder.queries), ("keys", recorder.keys))
-        )
-        return query, key
+        return recorder
+
+    def hidden_states(self) -> Float[Tensor, "B S C"]:
+        return self._hidden[self._rows]
 
     def attention_scale(self, layer: int) -> float | None:
         return getattr(self._adapter.decoder_attention(layer), "scaling", None)

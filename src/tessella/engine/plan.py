@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import torch
@@ -56,11 +56,11 @@ class Plan:
     def steps(self, adapter: Adapter, layout: Layout) -> list[Step]:
         """All cuts for a prompt, in order of layer. Budgets over the layer mean are solved here."""
         out: list[Step] = []
-        for part in self.parts:
+        for number, part in enumerate(self.parts):
             budget = part.budget
             if budget is not None and scope_of(part.method, budget) == "layer-mean":
                 budget = solve_layer_mean(part.method, adapter, budget, layout, self.roles)
-            out += part.method.steps(adapter.info, budget)
+            out += (replace(step, part=number) for step in part.method.steps(adapter.info, budget))
         return out
 
 
@@ -187,16 +187,29 @@ def counts_of(
     step: Step, layout: Layout, units: Units, roles: RolePolicy = BY_CARD, first: Layout | None = None
 ) -> Counts:
     """How many tokens each group keeps. `first`: the layout in front of the method's first cut, for later ones."""
-    card = step.method.card
-    if step.budget is None:
-        return Counts(units.num_tokens, units.num_tokens, asked=False)
-    scope = scope_of(step.method, step.budget)
+    card, there = step.method.card, units.num_tokens
+    scope = card.scope if step.budget is None else scope_of(step.method, step.budget)
+
+    def resolve(over: Layout, groups: Units) -> Counts:
+        if step.budget is None:
+            return Counts(groups.num_tokens, groups.num_tokens, asked=False)
+        return resolve_counts(step.budget, over, groups, scope=scope, rounding=card.rounding, min_keep=card.min_keep)
+
     if not step.of_first or first is None:
-        return resolve_counts(step.budget, layout, units, scope=scope, rounding=card.rounding, min_keep=card.min_keep)
+        return resolve(layout, units)
     then = units_of(step, first, roles)
-    whole = resolve_counts(step.budget, first, then, scope=scope, rounding=card.rounding, min_keep=card.min_keep)
-    asked = dict(zip(_names(then), whole.num_keep, strict=True))
-    return Counts(tuple(asked[name] for name in _names(units)), units.num_tokens)
+    whole, names = resolve(first, then), _names(units)
+    before = dict(zip(_names(then), zip(whole.num_keep, whole.num_tokens, strict=True), strict=True))
+    num_first = tuple(before[name][1] for name in names)
+    if step.budget is None:
+        return Counts(there, there, asked=False, num_first=num_first)
+    num_keep = tuple(before[name][0] for name in names)
+    if any(k > n for k, n in zip(num_keep, there, strict=True)):
+        raise BudgetError(
+            f"{step.method.id}: {max(num_keep)} tokens asked for in front of layer {step.at_layer}, where earlier cuts "
+            f"have left {min(there)}; what is kept cannot grow with depth."
+        )
+    return Counts(num_keep, there, num_first=num_first)
 
 
 def _names(units: Units) -> list[tuple[int, ...]]:

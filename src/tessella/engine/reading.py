@@ -24,6 +24,7 @@ from .cache import Ledger, cache_in, check_cache, full_bytes, reduced, stored_by
 from .capture import PREFIX
 from .decision import Decision, Prompt
 from .masks import as_implementation, gather_mask
+from .memory import Memory
 from .plan import counts_of, units_of
 from .sequence import Cut, Segment, make_cut, positions_after, whole_prompt
 from .sources import Sources
@@ -61,11 +62,12 @@ class Reading:
         self._roles = roles
         self._steps = list(steps)
         self._replay = list(replay.decisions) if replay else None
-        self._state: dict[str, dict[str, Any]] = {}
+        self._memories: dict[int, Memory] = {}  # by part of the pipeline
+        self._observing = {s.method: s for s in reversed(steps)}  # whose groups an observer sees, until they are cut
         self._position_ids: list[Tensor] = []
         self._masks: dict[tuple[int, int], Tensor | None] = {}
         self._rotary: dict[tuple[int, str | None, bool], tuple[Tensor, Tensor]] = {}
-        self._first: dict[str, Layout] = {}  # by method, in front of its first cut
+        self._first: dict[int, Layout] = {}  # by part of the pipeline, in front of its first cut
         self._looked_back = frozenset(n for s in steps for n in s.captures.decoder_inputs)
         self._layer_inputs: dict[int, Tensor] = {}  # of layers that ran since the last cut
 
@@ -176,8 +178,8 @@ class Reading:
         segment = self.segment
         units = units_of(step, segment.layout, self._roles)
         if not step.of_first:
-            self._first[step.method.id] = segment.layout
-        counts = counts_of(step, segment.layout, units, self._roles, self._first.get(step.method.id))
+            self._first[step.part] = segment.layout
+        counts = counts_of(step, segment.layout, units, self._roles, self._first.get(step.part))
         positions = self._positions or ("original" if self._adapter.info.multi_axis_positions else None)
         positions = positions or step.method.card.positions
         everything = counts.asked and counts.is_everything
@@ -187,24 +189,36 @@ class Reading:
             return Decision(
                 layer, units, Reduction(keep, counts.num_keep), counts.num_keep, positions, None, bystanders
             )
-        view = self._view(step, units, hidden, layer, kwargs)
+        view = self._view(step, units, hidden, layer, kwargs, lambda: self._mask_of(hidden, kwargs))
         reduction = step.reduce(view, counts)
+        view.remember()
         num_kept = check_reduction(step, reduction, counts, view.mask)
         vectors = reduction.embeddings
         if vectors is not None and reduction.space == "encoder":
             vectors = view.connector(vectors.to(view.features().dtype))
         return Decision(layer, units, reduction, num_kept, positions, vectors, bystanders)
 
-    def observe(self, method: Method, point: Point, output: Tensor) -> None:
-        """Let a method fold a module's output, at the tokens of its next cut, into its state."""
-        step = next((s for s in self._steps if s.method == method), None)
-        if step is None or self._replay is not None:
+    def observe(self, method: Method, point: Point, inputs: Tensor, outputs: Tensor) -> None:
+        """Let a method fold what went into a module and what came out into its state."""
+        if self._replay is not None:
             return
+        step = self._observing[method]
         units = units_of(step, self.segment.layout, self._roles)
-        view = self._view(step, units, output, point.layer, {})
-        method.observe(view, view.tokens.embeddings, point)
+        has_run = point.layer + (not point.module)
+        view = self._view(step, units, outputs, has_run, {})
+        rows = on_device(units.source_row, outputs.device)
+        method.observe(view, point, inputs[rows], outputs[rows])
+        view.remember()
 
-    def _view(self, step: Step, units: Units, hidden: Tensor, layer: int, kwargs: Kwargs) -> EngineView:
+    def _view(
+        self,
+        step: Step,
+        units: Units,
+        hidden: Tensor,
+        layer: int,
+        kwargs: Kwargs,
+        next_mask: Callable[[], Tensor | None] | None = None,
+    ) -> EngineView:
         return EngineView(
             method_id=step.method.id,
             adapter=self._adapter,
@@ -216,7 +230,8 @@ class Reading:
             layer=layer,
             layer_inputs=self._layer_inputs,
             rotary=self._rotary_for(layer, hidden, kwargs),
-            state=self._state.setdefault(step.method.id, {}),
+            memory=self._memories.setdefault(step.part, self._new_memory()),
+            next_mask=next_mask,
             stopwatch=self._stopwatch,
             finite=self.prompt.finite,
         )
@@ -237,26 +252,34 @@ class Reading:
         self._position_ids.append(positions)
         self.prompt.segments.append(cut.segment)
         self.prompt.decisions.append(decision)
-        for state in self._state.values():
-            _cut_state(state, decision)
         return cut.apply(hidden)
 
     def _fit(self, layer: int, hidden: Tensor, kwargs: Kwargs) -> Kwargs:
-        segment, number = self.segment, len(self.prompt.segments)
         out = dict(kwargs)
-        received = kwargs.get("attention_mask")
-        key = (number, id(received))
-        if key not in self._masks:
-            unpadded = None if segment.padded is None else ~segment.padded
-            mask = gather_mask(received, segment.places, unpadded)
-            self._masks[key] = as_implementation(mask, self._implementation, hidden.dtype)
-        out["attention_mask"] = self._masks[key]
+        out["attention_mask"] = self._mask_of(hidden, kwargs)
         if kwargs.get("position_ids") is not None:
             # flash attention takes positions with gaps for packed prompts, and needs none: cos and sin are given
             out["position_ids"] = None if "flash" in self._implementation else self._position_ids[-1]
         if kwargs.get("position_embeddings") is not None:
             out["position_embeddings"] = self._rotary_for(layer, hidden, kwargs)(layer)
         return out
+
+    def _mask_of(self, hidden: Tensor, kwargs: Kwargs) -> Tensor | None:
+        """The mask that a layer was given, for the tokens of the current segment."""
+        segment, number = self.segment, len(self.prompt.segments)
+        received = kwargs.get("attention_mask")
+        if number == 1:
+            return received
+        key = (number, id(received))
+        if key not in self._masks:
+            unpadded = None if segment.padded is None else ~segment.padded
+            mask = gather_mask(received, segment.places, unpadded)
+            self._masks[key] = as_implementation(mask, self._implementation, hidden.dtype)
+        return self._masks[key]
+
+    def _new_memory(self) -> Memory:
+        whole = self.prompt.segments[0]
+        return Memory(*whole.visual.shape)
 
     def _rotary_for(self, layer: int, hidden: Tensor, kwargs: Kwargs) -> Callable[[int], tuple[Tensor, Tensor]]:
         """cos and sin for any layer, from what `layer` was given: layers of another kind have other tables."""
@@ -314,14 +337,3 @@ def check_reduction(step: Step, reduction: Reduction, counts: Counts, mask: Tens
     if few:
         raise MethodError(f"{method} kept {few[0]} tokens of an item; its card says at least {card.min_keep}.")
     return num_kept
-
-
-def _cut_state(state: Kwargs, decision: Decision) -> None:
-    """Cut running statistics `[B, V, ...]` of a method like the tokens they describe."""
-    keep = decision.reduction.keep
-    width = max(decision.num_kept, default=0)
-    index = torch.sort((~keep).to(torch.int8), dim=1, stable=True).indices[:, :width]
-    for name, value in state.items():
-        if isinstance(value, Tensor) and value.shape[:2] == keep.shape:
-            view = index.reshape(*index.shape, *[1] * (value.ndim - 2)).expand(-1, -1, *value.shape[2:])
-            state[name] = value.gather(1, view)

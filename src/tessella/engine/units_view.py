@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,13 +17,14 @@ from ..core.view import View
 from ..models.adapter import Adapter
 from ..ops import draws
 from .finite import Finite
+from .memory import Memory
 from .sequence import Segment
 from .sources import Origin, Sources, origins_of
 from .timing import Stopwatch
 
 
 class UnitsView(View):
-    """A view of the units of one cut, in front of decoder layer `layer`."""
+    """A view of the units of one cut, in front of decoder layer `layer`, whose mask `next_mask` gives."""
 
     def __init__(
         self,
@@ -39,16 +39,17 @@ class UnitsView(View):
         layer: int,
         layer_inputs: Mapping[int, Tensor],
         rotary: Callable[[int], tuple[Tensor, Tensor]],
-        state: dict[str, Any],
+        memory: Memory,
+        next_mask: Callable[[], Tensor | None] | None,
         stopwatch: Stopwatch,
         finite: Finite,
     ) -> None:
         self.info = adapter.info
-        self.state = state
+        self.at_layer = layer
         self._method_id = method_id
         self._adapter, self._sources, self._segment, self._history = adapter, sources, segment, history
-        self._units, self._hidden, self._layer, self._rotary, self._stopwatch = units, hidden, layer, rotary, stopwatch
-        self._layer_inputs, self._finite = layer_inputs, finite
+        self._units, self._hidden, self._rotary, self._stopwatch = units, hidden, rotary, stopwatch
+        self._layer_inputs, self._finite, self._next_mask = layer_inputs, finite, next_mask
         self._rows = on_device(units.source_row, hidden.device)
         self._index = units.index.to(hidden.device, non_blocking=True)
         mask = self._index >= 0
@@ -56,6 +57,13 @@ class UnitsView(View):
         where = f"the output of decoder layer {layer - 1}" if layer else "the connector's output"
         embeddings = self._checked(where, hidden[self._rows[:, None], self._places])
         self.tokens = VisualTokens(embeddings, units.layout, mask, mask.to(torch.float32))
+        origin = segment.origin[self._rows[:, None], self._index.clamp(min=0)]
+        self._memory, self._origin = memory, torch.where(mask, origin, -1)
+        self.state = memory.recall(self._rows, self._origin)
+
+    def remember(self) -> None:
+        """Keep what the method has left in `state` for its next cut."""
+        self._memory.store(self.state, self._rows, self._origin)
 
     def uniforms(self, seed: int) -> Float[Tensor, "B V"]:
         out = torch.zeros(self._index.shape, dtype=torch.float64)

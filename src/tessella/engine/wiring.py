@@ -278,7 +278,8 @@ class Wiring:
 
     def _after_observed(self, bound: tuple[Any, Any], module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if isinstance(self._state, Reading) and self._inside:
-            self._state.observe(*bound, output[0] if isinstance(output, tuple) else output)
+            inputs = args[0] if args else kwargs["hidden_states"]
+            self._state.observe(*bound, inputs, output[0] if isinstance(output, tuple) else output)
 
     def _after_language_model(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if not self._inside:

@@ -15,6 +15,7 @@ from ..core.layout import Block, Layout
 from ..core.model_info import ModelInfo
 from ..core.reduction import VisualTokens
 from ..core.view import Keys, Place, Queries, Softmax, Span, Unpooled, View
+from ..ops import attention
 from ..ops.draws import group_of, philox_uniforms, sample_id_of
 
 Array = Tensor | np.ndarray
@@ -41,10 +42,11 @@ class ArrayView(View):
     `encoder_keys`, `encoder_hidden`, `attention_rows`, `projection`) are one array (or pair) for whatever layer is
     asked, or a mapping by layer. The tokens of an item are one grid: `grids` is its (rows, columns), for all items or
     one each; without it they are one row, `num_tokens[b]` long. A `layout` takes the place of all three. Visual tokens
-    of a `projection` stand at their slots, every other place is text; `lengths` are the sequences without padding, by
-    default all of it. `question` is the part of the `text` that is the question, by default all of it, `words` the same
-    in words, and `embed` makes embeddings and a mask of other words. The connector is the identity unless given, and
-    nothing is `unpooled`. Asking for what was not given raises MethodError.
+    of a `projection`, and of the `hidden` states of a sequence, stand at their slots, every other place is text;
+    `lengths` are the sequences without padding, by default all of it. Without `attention_rows` they are made of the
+    `projection`, under a causal mask. `question` is the part of the `text` that is the question, by default all of it,
+    `words` the same in words, and `embed` makes embeddings and a mask of other words. The connector is the identity
+    unless given, and nothing is `unpooled`. Asking for what was not given raises MethodError.
 
     >>> view = ArrayView(embeddings=torch.randn(2, 6, 8), grids=(2, 3))
     >>> view.layout.grids, view.tokens.embeddings.shape
@@ -66,6 +68,8 @@ class ArrayView(View):
         encoder_hidden: ByLayer | None = None,
         attention_rows: Rows | None = None,
         projection: Pair | Mapping[int, Pair] | None = None,
+        hidden: Array | None = None,
+        at_layer: int = 0,
         lengths: Sequence[int] | None = None,
         text: Pair | None = None,
         question: Pair | None = None,
@@ -95,6 +99,7 @@ class ArrayView(View):
             "encoder_hidden": encoder_hidden,
             "attention_rows": attention_rows,
             "projection": projection,
+            "hidden": hidden,
             "text": text,
             "question": text if question is None else question,
             "words": words,
@@ -106,6 +111,7 @@ class ArrayView(View):
         self._layout = layout or self._lay(grids, num_tokens, first_slot)
         self._sample_ids, self._lengths = sample_ids, lengths
         self.info = info or default_info()
+        self.at_layer = at_layer
         self.state = {}
 
     @property
@@ -164,19 +170,22 @@ class ArrayView(View):
         rows = self._given["attention_rows"]
         if callable(rows) and not isinstance(rows, Tensor):
             return rows(layer, queries, softmax, keys)
+        if rows is None and self._given["projection"] is not None:
+            return self._projected_rows(layer, queries, softmax, keys)
         return self._at("attention_rows", layer)
 
     def project(self, layer: int, rotate: bool) -> tuple[Float[Tensor, "B H S D"], Float[Tensor, "B G S D"]]:
         query, key = self._at("projection", layer)
         return torch.as_tensor(query), torch.as_tensor(key)
 
+    def hidden_states(self) -> Float[Tensor, "B S C"]:
+        return self._array("hidden")
+
     def places(self, of: Place) -> Int[Tensor, "B N"]:
         slots = self._layout.slot
         if of == "visual":
             return slots.to(self.device)
-        pair = _first_array(self._array("projection"))
-        assert pair is not None
-        size = pair.shape[2]
+        size = self._sequence_length()
         lengths = torch.tensor(self._lengths or [size] * len(slots))[:, None]
         if of == "last":
             return (lengths - 1).to(self.device)
@@ -217,6 +226,35 @@ class ArrayView(View):
             image, tile, frame = (int(t[b, 0]) if count else 0 for t in (layout.image, layout.tile, layout.frame))
             out[b, :count] = torch.as_tensor(philox_uniforms(seed, ids[b], image, group_of(tile, frame), count))
         return out.to(self.device)
+
+    def _projected_rows(self, layer: int, queries: Queries, softmax: Softmax, keys: Keys) -> Float[Tensor, "B H Q V"]:
+        """Attention rows of a projection, under a causal mask."""
+        query, key = self.project(layer, rotate=True)
+        asking, columns = self.places(queries), self.places(keys)
+        picked = query.gather(2, _everywhere(asking, query))
+        if softmax == "visual":
+            near = key.gather(2, _everywhere(columns, key))
+            rows = attention.attention_rows(picked, near, query.shape[3] ** -0.5, (columns >= 0)[:, None, None, :])
+        else:
+            everything = self.places("all")
+            seen = torch.arange(key.shape[2]) <= asking[:, :, None]
+            real = torch.zeros(len(key), key.shape[2] + 1, dtype=torch.bool)
+            real.scatter_(1, torch.where(everything < 0, key.shape[2], everything), True)
+            allowed = (seen & real[:, None, :-1])[:, None]
+            rows = attention.attention_rows(picked, key, query.shape[3] ** -0.5, allowed)
+            index = columns.clamp(min=0)[:, None, None, :].expand(-1, rows.shape[1], rows.shape[2], -1)
+            rows = rows.gather(3, index)
+        return rows * (asking >= 0)[:, None, :, None] * (columns >= 0)[:, None, None, :]
+
+    def _sequence_length(self) -> int:
+        """Places of a sequence, from the first array that shows a whole one."""
+        for name, axis in (("projection", 2), ("hidden", 1)):
+            array = _first_array(self._given[name])
+            if array is not None:
+                return array.shape[axis]
+        if self._lengths:
+            return max(self._lengths)
+        raise MethodError("this view does not show how long its sequences are: give it lengths.")
 
     def _lay(
         self, grids: tuple[int, int] | Sequence[tuple[int, int]] | None, num_tokens: Sequence[int] | None, first: int
@@ -266,6 +304,11 @@ def default_info() -> ModelInfo:
         hidden_size=64,
         num_heads=4,
     )
+
+
+def _everywhere(where: Tensor, like: Tensor) -> Tensor:
+    """An index of places for vectors `[B, H, S, D]`; padding names place 0."""
+    return where.clamp(min=0)[:, None, :, None].expand(-1, like.shape[1], -1, like.shape[3])
 
 
 def _first_array(value: Any) -> Array | None:

@@ -11,17 +11,18 @@ import dataclasses
 import pickle
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..core.budget import Budget, Counts
 from ..core.cards import NEEDS
-from ..core.contracts import Method, Rewriter, Scorer, Step
+from ..core.contracts import Corrector, Method, Rewriter, Scorer, Step
 from ..core.pipeline import Part, Pipeline, parse
 from ..core.reduction import Reduction
-from .array_view import default_info
-from .random_view import Item, random_view
+from .array_view import ArrayView, default_info
+from .random_view import LOUD, NUM_TEXT, Item, Widths, random_view
 
 ITEMS = (Item(4, 6, seed=1), Item(3, 5, seed=2), Item(1, 7, seed=3))
 CLIPS = (Item(2, 3, seed=1, frames=4), Item(1, 3, seed=2, frames=5), Item(1, 7, seed=3))  # as many tokens; a picture
@@ -98,7 +99,7 @@ def check_text(method: Method) -> None:
 def check_count(method: Method) -> None:
     """As many tokens stay as the card promises, and `num_kept` says how many."""
     for step, counts in _runs(method):
-        reduction = step.reduce(random_view(_items(method), step.captures), counts)
+        reduction = step.reduce(_view(method, step), counts)
         kept = reduction.keep.sum(dim=1).tolist()
         told = reduction.num_kept
         assert told is None or list(told) == kept, f"num_kept says {told}, the mask keeps {kept}"
@@ -115,7 +116,7 @@ def check_count(method: Method) -> None:
 def check_real_tokens(method: Method) -> None:
     """Padding is never kept, and `keep` is a mask of the tokens' shape."""
     for step, counts in _runs(method):
-        view = random_view(_items(method), step.captures)
+        view = _view(method, step)
         keep = step.reduce(view, counts).keep
         assert keep.dtype == torch.bool, f"keep is {keep.dtype}, not bool"
         assert keep.shape == view.mask.shape, f"keep is {tuple(keep.shape)}, tokens are {tuple(view.mask.shape)}"
@@ -125,7 +126,7 @@ def check_real_tokens(method: Method) -> None:
 def check_aligned(method: Method) -> None:
     """`order`, `embeddings`, `source` and `weights` fit the kept slots."""
     for step, counts in _runs(method):
-        view = random_view(_items(method), step.captures)
+        view = _view(method, step)
         reduction = step.reduce(view, counts)
         kept = [row.nonzero()[:, 0].tolist() for row in reduction.keep]
         most = max(map(len, kept))
@@ -153,10 +154,10 @@ def check_aligned(method: Method) -> None:
 def check_alone(method: Method) -> None:
     """An item gives the same alone as in a ragged batch with others."""
     for step, counts in _runs(method):
-        together = step.reduce(random_view(_items(method), step.captures), counts)
+        together = step.reduce(_view(method, step), counts)
         for b, item in enumerate(_items(method)):
             one = Counts(counts.num_keep[b : b + 1], counts.num_tokens[b : b + 1], counts.asked)
-            alone = step.reduce(random_view([item], step.captures), one)
+            alone = step.reduce(_view(method, step, [item]), one)
             _same(_item(alone, 0, item), _item(together, b, item), f"item {b} alone and in a batch")
 
 
@@ -164,10 +165,10 @@ def check_deterministic(method: Method) -> None:
     """The same call gives the same answer, reads no global random state and leaves it as it was."""
     for step, counts in _runs(method):
         torch.manual_seed(1)
-        first = step.reduce(random_view(_items(method), step.captures), counts)
+        first = step.reduce(_view(method, step), counts)
         torch.manual_seed(2)
         state = torch.get_rng_state()
-        second = step.reduce(random_view(_items(method), step.captures), counts)
+        second = step.reduce(_view(method, step), counts)
         assert torch.equal(torch.get_rng_state(), state), "it draws from torch's global generator"
         for b, item in enumerate(_items(method)):
             _same(_item(first, b, item), _item(second, b, item), "two calls")
@@ -177,7 +178,7 @@ def check_dtypes(method: Method) -> None:
     """float32 and bfloat16 both work, and new embeddings come in the dtype of the model."""
     for dtype in (torch.float32, torch.bfloat16):
         for step, counts in _runs(method):
-            view = random_view(_items(method), step.captures, dtype)
+            view = _view(method, step, dtype=dtype)
             reduction = step.reduce(view, counts)
             if method.card.takes_keep and step.promised_count == "exact":
                 kept = tuple(reduction.keep.sum(dim=1).tolist())
@@ -189,7 +190,7 @@ def check_dtypes(method: Method) -> None:
 def check_inputs(method: Method) -> None:
     """No array of the view is written to."""
     for step, counts in _runs(method):
-        view = random_view(_items(method), step.captures)
+        view = _view(method, step)
         before = {name: copy.deepcopy(value) for name, value in view._given.items() if not callable(value)}
         step.reduce(view, counts)
         for name, value in before.items():
@@ -201,7 +202,7 @@ def check_one_token(method: Method) -> None:
     """A picture of one token works."""
     items = (Item(1, 1, seed=4),)
     for step in _steps(method):
-        view = random_view(items, step.captures)
+        view = _view(method, step, items)
         keep = step.reduce(view, Counts((1,), (1,), method.card.takes_keep)).keep
         assert keep.shape == (1, 1), f"keep is {tuple(keep.shape)} for one token"
         assert bool(keep[0, 0]) or step.method.card.min_keep == 0, "the only token was dropped"
@@ -209,14 +210,14 @@ def check_one_token(method: Method) -> None:
 
 def check_ties(method: Method) -> None:
     """When all scores tie, protected tokens stay, then the earliest ones."""
-    if not isinstance(method, Scorer):
+    if not isinstance(method, Scorer) or not _keeps_highest(method):
         return
     tied: Scorer = object.__new__(
         type("Tied", (type(method),), {"score": lambda self, view: torch.zeros(view.mask.shape)})
     )
     tied.__dict__.update(method.__dict__)
     for step, counts in _runs(tied):
-        view = random_view(_items(method), step.captures)
+        view = _view(method, step)
         protected = method.protect(view)
         keep = tied.reduce(view, counts).keep
         num_kept = counts.num_keep if step.promised_count == "exact" else keep.sum(dim=1).tolist()
@@ -247,6 +248,39 @@ CHECKS: dict[str, Callable[[Method], None]] = {
 def _items(method: Method) -> tuple[Item, ...]:
     """What the suite shows a method."""
     return CLIPS if "frames" in method.card.needs else ITEMS
+
+
+def _view(
+    method: Method, step: Step, items: Sequence[Item] | None = None, dtype: torch.dtype = torch.float32
+) -> ArrayView:
+    """A view in front of a cut, with what the method has observed by then and left in its state at earlier cuts."""
+    items = _items(method) if items is None else items
+    view = random_view(items, step.captures, dtype, at_layer=step.at_layer)
+    state: dict[str, Any] = {}
+    there = tuple(item.num_tokens for item in items)
+    for earlier in _steps(method):
+        before = random_view(items, earlier.captures, dtype, at_layer=earlier.at_layer)
+        before.state = state
+        for point in (p for p in earlier.observes if p.layer < step.at_layer):
+            inputs, outputs = (_sequences(items, f"{point} {what}", dtype) for what in ("in", "out"))
+            earlier.method.observe(before, point, inputs, outputs)
+        if earlier.at_layer >= step.at_layer:
+            break
+        earlier.reduce(before, Counts(there, there, asked=method.card.takes_keep))
+    view.state = state
+    return view
+
+
+def _sequences(items: Sequence[Item], name: str, dtype: torch.dtype) -> Tensor:
+    """Hidden states of the whole sequences of some items, padded to the longest."""
+    each = [i.draw(name, i.num_tokens + NUM_TEXT, Widths().channels) for i in items]
+    return torch.nn.utils.rnn.pad_sequence(each, batch_first=True, padding_value=LOUD).to(dtype)
+
+
+def _keeps_highest(method: Scorer) -> bool:
+    """Whether a scorer, or the one that it corrects, keeps the highest scores and does no more."""
+    inner = method.scorer if isinstance(method, Corrector) else method
+    return type(inner).decide is Scorer.decide
 
 
 def _steps(method: Method) -> tuple[Step, ...]:

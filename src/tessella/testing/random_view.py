@@ -59,8 +59,11 @@ def random_view(
     widths: Widths = Widths(),  # frozen
     info: ModelInfo | None = None,
     connector: Callable[[Tensor], Tensor] | None = None,
+    at_layer: int = 0,
 ) -> ArrayView:
     """A view of the items with exactly the layers that `captures` declares; padding holds loud values.
+
+    Rows of attention can be asked of layer `at_layer` too, which runs next.
 
     The connector widens features with zeros, unless one is given.
     """
@@ -78,7 +81,9 @@ def random_view(
         return torch.stack(out)
 
     def rows(layer: int, queries: Queries, softmax: Softmax, keys: Keys) -> Tensor:
-        assert layer in captures.decoder, f"attention_rows(layer={layer}) is asked for, captures() does not declare it"
+        assert layer in (*captures.decoder, at_layer), (
+            f"attention_rows(layer={layer}) is asked for, captures() does not declare it"
+        )
         share = 0.5 if softmax == "all" else 1.0  # the other keys get the rest
         name = f"rows {layer} {queries}"
         if queries != "visual":
@@ -119,6 +124,16 @@ def random_view(
         lengths = torch.tensor([len(w) for w in words])
         return embedded.to(dtype), torch.arange(embedded.shape[1]) < lengths[:, None]
 
+    def hidden() -> Tensor:
+        """The sequence of each item: its visual tokens, and text in front of them and behind."""
+        out = []
+        for item in items:
+            tokens = item.draw("embeddings", item.num_tokens, channels)
+            texts = item.draw("hidden text", NUM_TEXT, channels)
+            loud = torch.full((max(i.num_tokens for i in items) - item.num_tokens, channels), LOUD)
+            out.append(torch.cat([texts[:FIRST_SLOT], tokens, texts[FIRST_SLOT:], loud]))
+        return torch.stack(out)
+
     encoder = captures.encoder
     return ArrayView(
         embeddings=stack("embeddings", channels).to(dtype),
@@ -135,6 +150,8 @@ def random_view(
         encoder_hidden={n: stack(f"hidden {n}", width).to(dtype) for n in captures.encoder_hidden},
         attention_rows=rows,
         projection={n: projection(f" {n}") for n in captures.decoder_inputs} or projection(""),
+        hidden=hidden().to(dtype),
+        at_layer=at_layer,
         lengths=[FIRST_SLOT + i.num_tokens + TEXT for i in items],
         text=(text.to(dtype), torch.ones(len(items), NUM_TEXT, dtype=torch.bool)),
         question=(text[:, FIRST_SLOT:].to(dtype), torch.ones(len(items), TEXT, dtype=torch.bool)),
