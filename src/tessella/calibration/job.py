@@ -1,0 +1,36 @@
+"""What a fitter is given, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..core.budget import Budget
+from ..samples import Sample
+
+
+@dataclass(frozen=True)
+class Job:
+    """One calibration: a model, the user's samples, and what is to be fitted.
+
+    `budget` is the keep that the user asked for, for fitters that search under one. `advance(done, of)` tells the user
+    how far the work is; it may raise KeyboardInterrupt.
+    """
+
+    model: Any
+    processor: Any
+    samples: Sequence[Sample]
+    budget: Budget | None = None
+    seed: int = 0
+    batch: int = 8
+    options: dict[str, Any] = field(default_factory=dict)  # of the fitter, by name
+    advance: Callable[[int, int], None] = lambda done, of: None
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Settings of a method, as plain numbers, texts and tuples; and the evidence that they rest on, for the recipe."""
+
+    settings: dict[str, Any]
+    evidence: dict[str, Any]

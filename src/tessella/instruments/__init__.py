@@ -1,0 +1,1 @@
+"""Instruments: what a model does with its visual tokens, measured and drawn."""
