@@ -206,7 +206,7 @@ def test_rewriter_cuts_nothing() -> None:
 
 def test_observe_must_be_defined() -> None:
     with pytest.raises(MethodError, match="loud declares points to observe but does not define observe"):
-        Loud().observe(VIEW, VIEW.tokens.embeddings, Point(1))
+        Loud().observe(VIEW, Point(1), VIEW.tokens.embeddings, VIEW.tokens.embeddings)
     assert Loud().observes(INFO) == ()
 
 

@@ -63,7 +63,7 @@ class Reading:
         self._steps = list(steps)
         self._replay = list(replay.decisions) if replay else None
         self._memories: dict[int, Memory] = {}  # by part of the pipeline
-        self._observing = {s.method: s for s in reversed(steps)}  # whose groups an observer sees, until they are cut
+        self._observing = {s.method: s for s in reversed(steps) if s.observes}
         self._position_ids: list[Tensor] = []
         self._masks: dict[tuple[int, int], Tensor | None] = {}
         self._rotary: dict[tuple[int, str | None, bool], tuple[Tensor, Tensor]] = {}
