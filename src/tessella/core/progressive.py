@@ -33,6 +33,9 @@ class Progressive(Scorer):
     paper_ratios: ClassVar[tuple[float, ...]]
 
     def __post_init__(self) -> None:
+        for name, given in (("layers", self.layers), ("ratios", self.ratios)):
+            if given is not None and not isinstance(given, tuple):
+                raise MethodError(f"{self.id}: {name} must be a tuple of numbers; got {given!r}.")
         if not self.layers or list(self.layers) != sorted(set(self.layers)) or self.layers[0] < 1:
             raise MethodError(f"{self.id}: layers must ascend, from 1 on; got {tuple(map(int, self.layers))}.")
         if self.ratios is None:
@@ -51,8 +54,8 @@ class Progressive(Scorer):
             raise BudgetError(f"{self.id}: ratios={self.ratios} fix what is kept; leave out the keep of {budget}.")
         if self.ratios is None and len(self.layers) != len(self.paper_ratios):
             raise BudgetError(
-                f"{self.id}: give ratios, one for each of the {len(self.layers)} layers {tuple(map(int, self.layers))};"
-                f" the paper's {self.paper_ratios} are for {len(self.paper_ratios)}."
+                f"{self.id}: give ratios and no keep, one for each of the {len(self.layers)} layers "
+                f"{tuple(map(int, self.layers))}; the paper's {self.paper_ratios} are for {len(self.paper_ratios)}."
             )
         out = []
         for number, layer in enumerate(map(int, self.layers)):
@@ -110,6 +113,15 @@ class Progressive(Scorer):
             return float(sum(self.left_after(number, counts)))
 
         return expect
+
+
+@dataclass(frozen=True)
+class AskedAhead(Progressive):
+    """Ranks tokens by what the last one of the prompt attends to in the layer that is about to run."""
+
+    def score(self, view: View) -> Float[Tensor, "B V"]:
+        """Mean over heads of the attention from the last position to each visual token."""
+        return view.attention_rows(view.at_layer, queries="last", softmax="all")[:, :, 0].mean(dim=1)
 
 
 def scaled(last: int, first: int, ratio: float, last_ratio: float) -> int:
