@@ -52,17 +52,18 @@ class Bystanders:
         out = keep | self.kept.to(device, non_blocking=True)
         if not bool(self.following.any()):
             return out, list(self.num_kept)
-        line, image = (t.to(device, non_blocking=True) for t in (self.line, self.image))
-        lives = torch.where(line >= 0, _any_in(keep, line), _any_in(keep, image))
+        by_line, by_image = (_any_in(keep, groups) for groups in (self.line, self.image))
+        lives = torch.where((self.line >= 0).to(device, non_blocking=True), by_line, by_image)
         follows = self.following.to(device, non_blocking=True) & lives
         more = follows.sum(dim=1).tolist()
         return out | follows, [n + m for n, m in zip(self.num_kept, more, strict=True)]
 
 
 def _any_in(keep: Bool[Tensor, "B V"], group: Int[Tensor, "B V"]) -> Bool[Tensor, "B V"]:
-    """For each token whether any of its group is kept; of no group (-1), no."""
-    size = keep.shape[1]
-    place = torch.where(group >= 0, group, size)  # there are at most as many groups as tokens
+    """For each token whether any of its group is kept; of no group (-1), no. Groups are on the host."""
+    size = int(group.max()) + 1  # they are numbered through the prompt, of which earlier cuts may have left little
+    group = group.to(keep.device, non_blocking=True)
+    place = torch.where(group >= 0, group, size)
     counts = torch.zeros(len(keep), size + 1, dtype=torch.int32, device=keep.device)
     counts.scatter_add_(1, place, keep.to(torch.int32))
     return (counts.gather(1, place) > 0) & (group >= 0)
