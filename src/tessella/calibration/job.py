@@ -1,4 +1,15 @@
-"""What a fitter is given, and what it answers."""
+"""What a fitter is given, and what it answers.
+
+A fitter is a file beside this one, named as the method whose settings it fits. It holds
+
+    MIN_SAMPLES: int                   fewer are refused
+    fit(method: Method, job: Job)      the work; `method` has its layers fitted to the model
+
+and, where they apply,
+
+    OPTIONS: tuple[str, ...]           names that `job.options` may hold; without it there are none
+    USES_KEEP: bool                    True where settings are fitted under `job.budget`; without it a keep is refused
+"""
 
 from __future__ import annotations
 
@@ -30,7 +41,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Fit:
-    """Settings of a method, as plain numbers, texts and tuples; and the evidence that they rest on, for the recipe."""
+    """Settings of a method, as plain numbers, texts and tuples; and the evidence that they rest on, for the recipe.
+
+    `budget`: the keep at which the settings run where none is given, for methods that need one.
+    """
 
     settings: dict[str, Any]
     evidence: dict[str, Any]
+    budget: Budget | None = None
