@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -64,6 +65,7 @@ class Reading:
         self._replay = list(replay.decisions) if replay else None
         self._memories: dict[int, Memory] = {}  # by part of the pipeline
         self._observing = {s.method: s for s in reversed(steps) if s.observes}
+        self._asking = False  # a method looks at the model, and may make a layer answer that has not run
         self._position_ids: list[Tensor] = []
         self._masks: dict[tuple[int, int], Tensor | None] = {}
         self._rotary: dict[tuple[int, str | None, bool], tuple[Tensor, Tensor]] = {}
@@ -190,7 +192,8 @@ class Reading:
                 layer, units, Reduction(keep, counts.num_keep), counts.num_keep, positions, None, bystanders
             )
         view = self._view(step, units, hidden, layer, kwargs, lambda: self._mask_of(hidden, kwargs))
-        reduction = step.reduce(view, counts)
+        with self._unobserved():
+            reduction = step.reduce(view, counts)
         view.remember()
         num_kept = check_reduction(step, reduction, counts, view.mask)
         vectors = reduction.embeddings
@@ -200,15 +203,25 @@ class Reading:
 
     def observe(self, method: Method, point: Point, inputs: Tensor, outputs: Tensor) -> None:
         """Let a method fold what went into a module and what came out into its state."""
-        if self._replay is not None:
+        if self._replay is not None or self._asking:
             return
         step = self._observing[method]
         units = units_of(step, self.segment.layout, self._roles)
         has_run = point.layer + (not point.module)
         view = self._view(step, units, outputs, has_run, {})
         rows = on_device(units.source_row, outputs.device)
-        method.observe(view, point, inputs[rows], outputs[rows])
+        with self._unobserved():
+            method.observe(view, point, inputs[rows], outputs[rows])
         view.remember()
+
+    @contextmanager
+    def _unobserved(self) -> Iterator[None]:
+        """Modules that answer while a method looks at the model are not observed: they have not run."""
+        self._asking = True
+        try:
+            yield
+        finally:
+            self._asking = False
 
     def _view(
         self,
