@@ -336,6 +336,9 @@ def test_attention_rows_in_blocks_are_those_of_one_pass(monkeypatch: pytest.Monk
         whole = view.attention_rows(1, "visual", keys="text")
         monkeypatch.setattr("tessella.ops.attention.BLOCK_ELEMENTS", 1)  # a query at a time
         torch.testing.assert_close(view.attention_rows(1, "visual", keys="text"), whole, atol=1e-6, rtol=1e-5)
+        starts, rows = zip(*view.attention_in_blocks(1, "visual", "text"), strict=True)
+        assert starts == tuple(range(NUM_VISUAL))
+        torch.testing.assert_close(torch.cat(rows, dim=2), whole, atol=1e-6, rtol=1e-5)
         return whole
 
     shown = look(function, inputs, at_layer=2, layers=Captures(decoder=(1,)))

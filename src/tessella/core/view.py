@@ -170,6 +170,15 @@ class View(ABC):
         under `softmax="all"` only. Rows and columns of padding are zero.
         """
 
+    def attention_in_blocks(
+        self, layer: int, queries: Queries = "visual", keys: Keys = "visual"
+    ) -> Iterator[tuple[int, Float[Tensor, "B H q V"]]]:
+        """Rows as `attention_rows` has them under `softmax="all"`, some queries at a time, each with its first query.
+
+        For all rows of a long sequence, which would be too many at once.
+        """
+        yield 0, self.attention_rows(layer, queries, keys=keys)
+
     @abstractmethod
     def project(self, layer: int, rotate: bool) -> tuple[Float[Tensor, "B H S D"], Float[Tensor, "B G S D"]]:
         """Queries and keys that decoder layer `layer` makes of the whole current sequence; `places` says what is where.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -22,26 +23,37 @@ class DecoderView(UnitsView):
     def attention_rows(
         self, layer: int, queries: Queries = "last", softmax: Softmax = "all", keys: Keys = "visual"
     ) -> Float[Tensor, "B H Q V"]:
+        if softmax == "all":
+            return torch.cat([rows for _, rows in self.attention_in_blocks(layer, queries, keys)], dim=2)
+        recorder, _ = self._attention_of(layer)
+        asking, columns = self.places(queries), self.places(keys)
+        seen = (columns >= 0)[:, None, None, :]
+        picked, near = (
+            _picked(recorder.queries[-1][self._rows], asking),
+            _picked(recorder.keys[-1][self._rows], columns),
+        )
+        rows = attention.attention_rows(picked, near, recorder.scaling, seen, recorder.softcap)
+        return self._checked(f"attention in decoder layer {layer}", rows * (asking >= 0)[:, None, :, None])
+
+    def attention_in_blocks(
+        self, layer: int, queries: Queries = "visual", keys: Keys = "visual"
+    ) -> Iterator[tuple[int, Float[Tensor, "B H q V"]]]:
         recorder, mask = self._attention_of(layer)
         query, key = recorder.queries[-1], recorder.keys[-1]
         columns = self.places(keys)
-        if softmax == "visual":
-            asking, seen = self.places(queries), (columns >= 0)[:, None, None, :]
-            picked, near = _picked(query[self._rows], asking), _picked(key[self._rows], columns)
-            rows = attention.attention_rows(picked, near, recorder.scaling, seen, recorder.softcap)
-            return self._checked(f"attention in decoder layer {layer}", rows * (asking >= 0)[:, None, :, None])
         # rows of text are the same for all items of a prompt
         each = self._rows if queries == "visual" else torch.arange(len(query), device=query.device)
         asking = self.places(queries) if queries == "visual" else self._of_rows(queries)
         picked, seen_keys = _picked(query[each], asking), key[each]
         block = max(1, attention.BLOCK_ELEMENTS // (len(each) * query.shape[1] * key.shape[2]))
-        out = []
+        start = 0
         for some, places in zip(picked.split(block, dim=2), asking.split(block, dim=1), strict=True):
             allowed = self._allowed(places, mask, key.shape[2], each)
             rows = attention.attention_rows(some, seen_keys, recorder.scaling, allowed, recorder.softcap)
             rows = rows * (places >= 0)[:, None, :, None]
-            out.append(_columns(rows if queries == "visual" else rows[self._rows], columns))
-        return self._checked(f"attention in decoder layer {layer}", torch.cat(out, dim=2))
+            rows = _columns(rows if queries == "visual" else rows[self._rows], columns)
+            yield start, self._checked(f"attention in decoder layer {layer}", rows)
+            start += rows.shape[2]
 
     def _attention_of(self, layer: int) -> tuple[Recorder, Tensor | None]:
         """Queries and keys of a layer that has run, or of the one that runs next; and its mask."""
