@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ from torch import Tensor
 from tessella.core import errors
 from tessella.core.budget import Budget, Counts
 from tessella.core.cards import Card
-from tessella.core.contracts import Corrector, Method, Rewriter, Schedule, Scorer, Selector, keep_highest, mask_of
+from tessella.core.contracts import Corrector, Method, Rewriter, Schedule, Scorer, Selector, Step, keep_highest, mask_of
 from tessella.core.errors import MethodError, TessellaError, UnsupportedError
 from tessella.core.model_info import ModelInfo, PaperLayer, fit_layers
 from tessella.core.reduction import Reduction
@@ -75,13 +74,16 @@ class Upside(Corrector):
 
 @dataclass(frozen=True)
 class Twice(Schedule):
+    """Half of the tokens in front of layer 4, and what is asked for in front of layer 8."""
+
     method: Method = field(default_factory=Loud)
+    layers: tuple[int, ...] = (4, 8)
 
     card = dataclasses.replace(CARD, needs=(), example="twice")
     id = "twice"
 
-    def plan(self, info: ModelInfo, budget: Budget) -> tuple[tuple[int, Budget], ...]:
-        return ((4, Budget(Fraction(1, 2))), (8, budget))
+    def left_after(self, number: int, counts: Counts) -> tuple[int, ...]:
+        return counts.num_keep if number else tuple(n // 2 for n in counts.originally)
 
 
 @dataclass(frozen=True)
@@ -188,14 +190,45 @@ def test_corrector_acts_where_its_scorer_acts() -> None:
     assert method.captures(INFO) == Captures(decoder=(7,))
 
 
+def test_corrector_leaves_steps_alone_that_go_by_no_score() -> None:
+    class Prepared(Loud):
+        def steps(self, info: ModelInfo, budget: Budget | None) -> tuple[Step, ...]:
+            first = Step(self, "connector", 0, budget, self.prepare, Captures())
+            return (first, *super().steps(info, budget))
+
+        def prepare(self, view: View, counts: Counts) -> Reduction:
+            return Reduction(view.mask)
+
+    scorer = Prepared()
+    method = Upside(scorer)
+    first, second = method.steps(INFO, Budget(2))
+    assert (first.reduce, second.reduce) == (scorer.prepare, method.reduce)
+    assert (first.method, second.method) == (method, method)
+
+
 def test_schedule_repeats_its_method() -> None:
-    steps = Twice().steps(INFO, Budget(3))
-    assert [(s.at_layer, s.budget) for s in steps] == [(4, Budget(0.5)), (8, Budget(3))]
+    method = Twice()
+    steps = method.steps(INFO, Budget(1))
+    assert [(s.method, s.at_layer, s.budget, s.of_first) for s in steps] == [
+        (method, 4, Budget(1), False),
+        (method, 8, Budget(1), True),
+    ]
+    assert [s.promised_count for s in steps] == ["adaptive", "exact"]
     assert [s.captures.decoder for s in steps] == [(4,), (8,)]
-    assert Twice().needs(INFO) == ("features",)
-    assert kept(Twice().reduce(VIEW, Counts((1, 1), (4, 3)))) == [[1], [0]]
-    with pytest.raises(MethodError, match="twice needs a keep"):
-        Twice().steps(INFO, None)
+    assert method.needs(INFO) == ("features",)
+    assert steps[0].expect is not None
+    assert steps[0].expect(Counts((1, 1), (4, 3)), VIEW.layout) == 3.0
+    assert steps[1].expect is None
+
+
+def test_schedule_says_how_many_each_cut_leaves() -> None:
+    first, last = Twice().steps(INFO, Budget(1))
+    assert kept(first.reduce(VIEW, Counts((1, 1), (4, 3)))) == [[1, 2], [0]]
+    assert kept(last.reduce(VIEW, Counts((1, 1), (4, 3), num_first=(9, 9)))) == [[1], [0]]
+    few = first.reduce(VIEW, Counts((1, 1), (4, 3), num_first=(16, 2)))  # earlier cuts have left fewer than half
+    assert (kept(few), few.num_kept) == ([[0, 1, 2, 3], [0]], (4, 1))
+    with pytest.raises(MethodError, match="twice repeats a method that cuts once; pyramiddrop cuts 3 times"):
+        Twice(make("pyramiddrop")).steps(INFO, Budget(1))
 
 
 def test_rewriter_cuts_nothing() -> None:

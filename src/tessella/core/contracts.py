@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, Final
 
 import torch
@@ -291,29 +292,74 @@ class Corrector(Scorer):
     ) -> None:
         self.scorer.observe(view, point, inputs, outputs)
 
+    def observes(self, info: ModelInfo) -> tuple[Point, ...]:
+        return self.scorer.observes(info)
+
+    def remarks(self, info: ModelInfo) -> tuple[str, ...]:
+        return self.scorer.remarks(info)
+
     def steps(self, info: ModelInfo, budget: Budget | None) -> tuple[Step, ...]:
-        return tuple(dataclasses.replace(s, method=self, reduce=self.reduce) for s in self.scorer.steps(info, budget))
+        """Those of the scorer; one that it does not take by its score stays as it is."""
+        return tuple(
+            dataclasses.replace(s, method=self, reduce=self.reduce if s.reduce == self.scorer.reduce else s.reduce)
+            for s in self.scorer.steps(info, budget)
+        )
 
 
 class Schedule(Method):
-    """A wrapper that applies another method, held in the field `method`, at several layers."""
+    """A wrapper that cuts in front of several decoder layers, `layers`, by a method that cuts once, in `method`.
+
+    A budget is what the last cut leaves; `left_after` says what the others do.
+    """
 
     method: Method
+    layers: tuple[int, ...]
 
     @abstractmethod
-    def plan(self, info: ModelInfo, budget: Budget) -> tuple[tuple[int, Budget], ...]:
-        """(layer, budget) of each cut, layers ascending; the last budget is what is left at the end."""
+    def left_after(self, number: int, counts: Counts) -> tuple[int, ...]:
+        """Tokens of each item behind cut `number`, 0 the first, where `counts` are those of the last one."""
 
     def steps(self, info: ModelInfo, budget: Budget | None) -> tuple[Step, ...]:
-        if budget is None:
-            raise MethodError(f"{self.id} needs a keep: how many visual tokens are left after its last cut.")
-        out: list[Step] = []
-        for layer, part in self.plan(info, budget):
-            out += dataclasses.replace(self.method, at_layer=layer).steps(info, part)  # type: ignore[type-var]
+        """The wrapped method's cut in front of each layer. Raises MethodError where it has more cuts than one."""
+        cuts = len(self.method.steps(info, budget))
+        if cuts != 1:
+            raise MethodError(f"{self.id} repeats a method that cuts once; {self.method.id} cuts {cuts} times.")
+        out = []
+        for number, layer in enumerate(map(int, self.layers)):
+            (step,) = dataclasses.replace(self.method, at_layer=layer).steps(info, budget)  # type: ignore[type-var]
+            is_last = number == len(self.layers) - 1
+            out.append(
+                dataclasses.replace(
+                    step,
+                    method=self,
+                    reduce=partial(self.reduce_at, number, step.reduce),
+                    count=None if is_last else "adaptive",
+                    of_first=number > 0,
+                    expect=None if is_last else partial(self.expect, number),
+                )
+            )
         return tuple(out)
+
+    def reduce_at(self, number: int, reduce: Reduce, view: View, counts: Counts) -> Reduction:
+        """The answer of one cut by the wrapped method, in front of that cut's layer."""
+        planned = zip(self.left_after(number, counts), counts.num_tokens, strict=True)
+        kept = tuple(min(k, n) for k, n in planned)  # earlier cuts may have left fewer than they were allowed
+        return reduce(view, Counts(kept, counts.num_tokens, num_first=counts.num_first))
+
+    def expect(self, number: int, counts: Counts, layout: Layout) -> float:
+        """Tokens that cut `number` leaves."""
+        return float(sum(self.left_after(number, counts)))
 
     def needs(self, info: ModelInfo) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*self.card.needs, *self.method.needs(info))))
+
+    def remarks(self, info: ModelInfo) -> tuple[str, ...]:
+        return self.method.remarks(info)
+
+    def observe(
+        self, view: View, point: Point, inputs: Float[Tensor, "B S C"], outputs: Float[Tensor, "B S C"]
+    ) -> None:
+        self.method.observe(view, point, inputs, outputs)
 
     def reduce(self, view: View, counts: Counts) -> Reduction:
         return self.method.reduce(view, counts)
