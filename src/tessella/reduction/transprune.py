@@ -102,7 +102,7 @@ class TransPrune(Progressive):
             return variation
         asking = behind(view)
         alpha = torch.where(asking.any(dim=1, keepdim=True), self.alpha, 1.0)
-        return alpha * variation + (1 - alpha) * shares(guided_attention(view, asking), view.mask)
+        return alpha * variation + (1 - alpha) * guided_attention(view, asking)
 
 
 def transition_variation(
@@ -134,11 +134,11 @@ def behind(view: View) -> Bool[Tensor, "B T"]:
 
 
 def guided_attention(view: View, asking: Bool[Tensor, "B T"]) -> Float[Tensor, "B V"]:
-    """IGA: attention that each token will receive in the next layer, mean over heads and over the text `asking`."""
+    """IGA: attention of the text `asking` to each token in the next layer, mean over heads and text, as shares."""
     rows = view.attention_rows(view.at_layer, queries="text").mean(dim=1)  # [B, Q, V]
     asking = asking[:, : rows.shape[1]]  # places may be padded further
     total = rows.masked_fill(~asking[:, :, None], 0).sum(dim=1)
-    return total / asking.sum(dim=1, keepdim=True).clamp(min=1)
+    return shares(total / asking.sum(dim=1, keepdim=True).clamp(min=1), view.mask)
 
 
 def shares(values: Float[Tensor, "B V"], mask: Bool[Tensor, "B V"]) -> Float[Tensor, "B V"]:
