@@ -130,7 +130,7 @@ def test_budgets_that_are_refused(text: str, keep: object, scope: object, messag
 
 
 def test_what_is_no_pipeline() -> None:
-    with pytest.raises(MethodError, match=r"a pipeline is a text, a method or a Pipeline; got int\."):
+    with pytest.raises(MethodError, match=r"a pipeline is a text, a method, a recipe or a Pipeline; got int\."):
         inspect.unwrap(as_pipeline)(5)  # type: ignore[arg-type]
 
 

@@ -4,35 +4,44 @@
     hiprune(alpha=0.2):64               a hyper-parameter; 64 tokens per image
     fastervlm:29 per tile               another scope
     feather_like(scorer=fastv@3):1/9    a method inside a method
+    fitted/debias.json:64               a recipe: a method with settings fitted to one model
 
-A text reads `id (settings) @layer :keep per scope`; everything after the id is optional.
+A text reads `id (settings) @layer :keep per scope`; everything after the id is optional. In the place of all but the
+keep may stand a recipe's file, which ends in .json and is quoted if brackets, quotes, commas or bars are in its name.
+It is read when the text is. A recipe that holds a keep runs at that one where none is given.
 """
 
 from __future__ import annotations
 
-import ast
-import dataclasses
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .budget import SCOPES, Budget
 from .contracts import Method
 from .errors import BudgetError, MethodError
-from .model_info import PaperLayer
-from .registry import load_class, make
+from .method_text import format_method, parse_method, split_outside
+from .recipe import Recipe, read_recipe
+from .registry import load_class
 
 
 @dataclass(frozen=True)
 class Part:
-    """A method and its budget (None until one is given)."""
+    """A method and its budget (None until one is given), and the recipe that it was made from, if there is one."""
 
     method: Method
     budget: Budget | None = None
+    recipe: Recipe | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
-        return format_method(self.method) + (f":{self.budget}" if self.budget else "")
+        file = self.recipe and self.recipe.source
+        name = _format_file(file) if file else format_method(self.method)
+        return name + (f":{self.budget}" if self.budget else "")
+
+    def with_own_budget(self) -> Part:
+        """This part with its recipe's budget, where it has none and its recipe has one."""
+        own = self.recipe.budget if self.recipe and self.budget is None else None
+        return replace(self, budget=own) if own else self
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,7 @@ class Pipeline:
         return " | ".join(str(p) for p in self.parts)
 
     def with_budget(self, keep: Any = None, scope: Any = None) -> Pipeline:
-        """This pipeline with `keep` as the budget of its only keep-taking method.
+        """This pipeline with `keep` as the budget of its only keep-taking method; without one, with its recipes' own.
 
         Raises BudgetError if a budget is missing, given twice, or given to methods that take none.
         """
@@ -54,6 +63,9 @@ class Pipeline:
             if p.budget and not p.method.card.takes_keep:
                 raise BudgetError(f"{p.method.id} takes no keep; got {p.budget}. Leave it out.")
         if keep is None:
+            own = tuple(p.with_own_budget() for p in self.parts)
+            if own != self.parts:
+                return Pipeline(own).with_budget(None, scope)
             missing = [p.method.id for p in takers if p.budget is None and p.method.card.count != "adaptive"]
             if missing:
                 raise BudgetError(f"{missing[0]} needs a keep: an int >= 1, a fraction in (0, 1] or 'a/b'.")
@@ -74,7 +86,7 @@ class Pipeline:
                 "write 'a:0.5 | b:64'."
             )
         budget = Budget(keep, scope)
-        return Pipeline(tuple(dataclasses.replace(p, budget=budget) if p is takers[0] else p for p in self.parts))
+        return Pipeline(tuple(replace(p, budget=budget) if p is takers[0] else p for p in self.parts))
 
 
 def example_of(method_id: str) -> Pipeline:
@@ -82,124 +94,57 @@ def example_of(method_id: str) -> Pipeline:
     return parse(load_class(method_id).card.example or method_id)
 
 
-def as_pipeline(what: str | Method | Pipeline) -> Pipeline:
-    """A pipeline from its text, a method or a pipeline."""
+def as_pipeline(what: str | Method | Recipe | Pipeline) -> Pipeline:
+    """A pipeline from its text, a method, a recipe or a pipeline."""
     if isinstance(what, Pipeline):
         return what
     if isinstance(what, Method):
         return Pipeline((Part(what),))
+    if isinstance(what, Recipe):
+        return Pipeline((Part(what.make(), recipe=what),))
     if isinstance(what, str):
         return parse(what)
-    raise MethodError(f"a pipeline is a text, a method or a Pipeline; got {type(what).__name__}.")
+    raise MethodError(f"a pipeline is a text, a method, a recipe or a Pipeline; got {type(what).__name__}.")
 
 
 def parse(text: str) -> Pipeline:
-    """Read a pipeline's text form. Raises MethodError, BudgetError or UnknownMethodError naming the part at fault."""
+    """Read a pipeline's text form, and the files of its recipes.
+
+    Raises MethodError, BudgetError or UnknownMethodError naming the part at fault, InputError for a file that is no
+    recipe.
+    """
     parts = split_outside(text, "|")
     if not all(p.strip() for p in parts):
         raise MethodError(f"empty step in pipeline {text!r}; write 'divprune:0.5 | fastv@2:0.5'.")
     return Pipeline(tuple(_parse_part(p.strip()) for p in parts))
 
 
-def format_method(method: Method) -> str:
-    """A method's text form: id, settings that differ from the defaults, and its layer."""
-    settings = method.settings()
-    layer = settings.pop("at_layer", None)
-    inner = ", ".join(f"{n}={_format_value(v)}" for n, v in settings.items())
-    return method.id + (f"({inner})" if inner else "") + (f"@{layer}" if layer is not None else "")
-
-
-def split_outside(text: str, separator: str) -> list[str]:
-    """Split at separators that stand outside brackets and quotes.
-
-    >>> split_outside("a(x=1, y=(2, 3)), b", ",")
-    ['a(x=1, y=(2, 3))', ' b']
-    """
-    out, start, depth = [], 0, 0
-    for i, ch, depth in _unquoted(text):
-        if ch == separator and depth == 0:
-            out.append(text[start:i])
-            start = i + 1
-    if depth:
-        raise MethodError(f"unbalanced brackets or quotes in {text!r}.")
-    return [*out, text[start:]]
-
-
-def _unquoted(text: str) -> Iterator[tuple[int, str, int]]:
-    """Characters outside quotes, each with its place and the brackets that are open after it."""
-    depth, quote = 0, ""
-    for i, ch in enumerate(text):
-        if quote:
-            quote = "" if ch == quote else quote
-        elif ch in "'\"":
-            quote = ch
-        else:
-            depth += (ch in "([{") - (ch in ")]}")
-            yield i, ch, depth
-    if quote:
-        raise MethodError(f"unbalanced brackets or quotes in {text!r}.")
-
-
-_HEAD = re.compile(r"\s*([A-Za-z_]\w*)\s*")
-_LAYER = re.compile(r"\s*@\s*(\d+)\s*")
+_FILE = re.compile(r"""(?P<quote>['"])(?P<quoted>.*?\.json)(?P=quote)|(?P<plain>[^()'"]*?\.json)(?![\w/.\\])""", re.I)
 
 
 def _parse_part(text: str) -> Part:
-    method, rest = _parse_method(text)
+    if file := _FILE.match(text):
+        recipe = read_recipe(file["quoted"] or file["plain"])
+        return Part(recipe.make(), _parse_budget(text[file.end() :], text, "recipe.json"), recipe)
+    method, rest = parse_method(text)
+    return Part(method, _parse_budget(rest, text, "id(settings)@layer"))
+
+
+def _parse_budget(rest: str, text: str, form: str) -> Budget | None:
+    """The budget at the end of a part `text` of the given form."""
     rest = rest.strip()
     if not rest:
-        return Part(method)
+        return None
     if not rest.startswith(":"):
-        raise MethodError(f"cannot read {rest!r} in {text!r}; write 'id(settings)@layer:keep per scope'.")
+        raise MethodError(f"cannot read {rest!r} in {text!r}; write '{form}:keep per scope'.")
     keep, _, scope = rest[1:].partition(" per ")
     if scope and scope.strip() not in SCOPES:
         raise BudgetError(f"no scope {scope.strip()!r} in {text!r}; allowed: {', '.join(SCOPES)}.")
-    return Part(method, Budget(keep.strip(), scope.strip() or None))  # type: ignore[arg-type]
+    return Budget(keep.strip(), scope.strip() or None)
 
 
-def _parse_method(text: str) -> tuple[Method, str]:
-    head = _HEAD.match(text)
-    if head is None:
-        raise MethodError(f"a method id was expected; got {text!r}.")
-    rest = text[head.end() :]
-    settings: dict[str, Any] = {}
-    if rest.startswith("("):
-        end = _closing(rest, text)
-        for item in split_outside(rest[1:end], ","):
-            if item.strip():
-                name, equals, value = item.partition("=")
-                if not equals:
-                    raise MethodError(f"setting {item.strip()!r} in {text!r} needs a name: 'name=value'.")
-                settings[name.strip()] = _parse_value(value.strip())
-        rest = rest[end + 1 :]
-    layer = _LAYER.match(rest)
-    if layer:
-        if "at_layer" in settings:
-            raise MethodError(f"{text!r} names its layer twice; use '@{layer[1]}' alone.")
-        settings["at_layer"] = int(layer[1])
-        rest = rest[layer.end() :]
-    return make(head[1], **settings), rest
-
-
-def _closing(rest: str, text: str) -> int:
-    for i, _, depth in _unquoted(rest):
-        if depth == 0:
-            return i
-    raise MethodError(f"unbalanced brackets in {text!r}.")
-
-
-def _parse_value(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        pass
-    method, rest = _parse_method(text)
-    if rest.strip():
-        raise MethodError(f"cannot read {rest.strip()!r} in {text!r}: neither a value nor a method.")
-    return method
-
-
-def _format_value(value: Any) -> str:
-    if isinstance(value, Method):
-        return format_method(value)
-    return repr(int(value) if isinstance(value, PaperLayer) else value)
+def _format_file(name: str) -> str:
+    read = _FILE.match(name)
+    if read and read["plain"] == name.strip() == name and not re.search(r"[\[\]{},|]", name):
+        return name
+    return f'"{name}"' if "'" in name else f"'{name}'"
