@@ -88,7 +88,8 @@ class Progressive(Scorer):
     def counts_at(self, layer: int, counts: Counts) -> Counts:
         """What the cut in front of a layer leaves, where `counts` are those of the last one."""
         number = self._number_of(layer)
-        kept = self.left_after(number, counts)
+        planned = zip(self.left_after(number, counts), counts.num_tokens, strict=True)
+        kept = tuple(min(k, n) for k, n in planned)  # earlier cuts may have left fewer than they were allowed
         return Counts(kept, counts.num_tokens, counts.asked, counts.num_first)
 
     def left_after(self, number: int, counts: Counts) -> tuple[int, ...]:

@@ -16,11 +16,13 @@ from ..core.contracts import Method, Rewriter, Step
 from ..core.errors import BudgetError, TessellaError, UnsupportedError
 from ..core.layout import Layout, Unit, Units
 from ..core.pipeline import Part, Pipeline, as_pipeline
+from ..core.recipe import Recipe
 from ..core.registry import methods
 from ..core.roles import BY_CARD, RolePolicy
 from ..core.view import Captures, Point
 from ..models.adapter import Adapter, find_adapter
 from .companions import companions_of
+from .signature import check_recipes
 
 ENGINE_STAGES = ("input", "connector", "prefill")
 
@@ -150,14 +152,15 @@ def check_method(adapter: Adapter, method: Method) -> None:
         )
 
 
-def can_apply(model: object, method: str | Method | Pipeline) -> Verdict:
-    """Whether a model can carry a method or pipeline, or the reason why not.
+def can_apply(model: object, method: str | Method | Recipe | Pipeline) -> Verdict:
+    """Whether a model can carry a method, recipe or pipeline, or the reason why not.
 
     Raises UnknownMethodError or MethodError for a text that names no method.
     """
     pipeline = as_pipeline(method)
     try:
         adapter = model if isinstance(model, Adapter) else find_adapter(model)  # type: ignore[arg-type]
+        check_recipes(pipeline, adapter.entry if isinstance(model, Adapter) else model, adapter)  # type: ignore[arg-type]
         for part in pipeline.parts:
             check_method(adapter, part.method)
             part.method.fit(adapter.info)
@@ -204,6 +207,8 @@ def counts_of(
     if step.budget is None:
         return Counts(there, there, asked=False, num_first=num_first)
     num_keep = tuple(before[name][0] for name in names)
+    if step.promised_count == "at_most":
+        num_keep = tuple(map(min, num_keep, there))
     if any(k > n for k, n in zip(num_keep, there, strict=True)):
         raise BudgetError(
             f"{step.method.id}: {max(num_keep)} tokens asked for in front of layer {step.at_layer}, where earlier cuts "
