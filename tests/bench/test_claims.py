@@ -16,6 +16,7 @@ from tessella.bench import claims, judging, regions, stated_claims
 from tessella.bench.claims import BOTTOM, Claim, Evidence, Floor, Layers, Verdict, evaluate, gather
 from tessella.bench.records import FULL
 from tessella.bench.regions import Thirds, count_thirds, measure_thirds, thirds_table
+from tessella.bench.stated_in_model import IN_MODEL
 from tessella.bench.statistics import Bootstrap, percentile_interval
 from tessella.bench.tasks import first_seed
 from tessella.core.errors import BudgetError, InputError
@@ -83,6 +84,20 @@ def test_less_is_the_mirror_of_more() -> None:
     assert mirrored.difference.high == pytest.approx(-plain.difference.low)
     assert evaluate(dataclasses.replace(CLAIM, direction="less"), gather(rows())).status == "not shown"
     assert evaluate(dataclasses.replace(less, margin=0.11), gather(rows())).status == "not shown"
+
+
+def test_halfway_is_the_mean_of_two_pipelines_question_by_question() -> None:
+    """Random is right on 20 of 60 places, the full model on 54: halfway is 37."""
+    place = dataclasses.replace(CLAIM, kinds=("place",))
+    for right_ones, status in ((50, "shown"), (37, "not shown"), (30, "not shown")):
+        half = dataclasses.replace(place, comparisons=(("divprune:1/9", claims.Halfway("random:1/9", "none")),))
+        verdict = evaluate(half, gather(rows(place=right_ones)))
+        [compared] = verdict.compared
+        assert verdict.status == status
+        assert compared.values == pytest.approx((right_ones / 60, 37 / 60))
+        assert compared.difference.value == pytest.approx((right_ones - 37) / 60)
+        assert compared.second == "halfway from random:1/9 to none"
+    assert half.pipelines == ("divprune:1/9", "random:1/9", "none")
 
 
 def test_needs_a_larger_model_only_if_a_precondition_fails() -> None:
@@ -263,6 +278,9 @@ def test_stated_claims_are_well_formed_and_written_down() -> None:
         assert claim.text in text, claim.id
         for a, b in claim.comparisons:
             assert f"`{a}` against `{b}`" in text, claim.id
+    for claim in IN_MODEL:
+        assert claim.text in text, claim.id
+        assert claim.seed == 1  # no earlier claim was decided on these questions
     random = [c for c in stated if c.id.startswith("better-than-random")]
     assert [c.id.rsplit("-", 1)[1] for c in random] == list(stated_claims.KEEPS)
     for claim in random:
@@ -313,6 +331,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
         ledger.begin(list(mine.values()), {})
         ledger.add([record for _, record in table])
     monkeypatch.setattr(stated_claims, "FIRST", (CLAIM,))
+    monkeypatch.setattr(stated_claims, "IN_MODEL", ())  # one of them is read from the model alone, for a minute
     assert claims.main(["--ledger", str(path), "--out", str(tmp_path / "page.json")]) == 0
     [first, *others] = json.loads((tmp_path / "page.json").read_text())["claims"]
     assert (first["id"], first["status"]) == ("divprune-random", "shown")

@@ -56,6 +56,11 @@ class Metric:
 
 
 ACCURACY = Metric("accuracy", "records", lambda evidence, pipeline: evidence.correct.get(pipeline, {}))
+TOP = Metric(
+    "share of kept tokens in the top third",
+    "thirds",
+    lambda evidence, pipeline: {q: t.share_kept(0) for q, t in evidence.thirds.get(pipeline, {}).items()},
+)
 BOTTOM = Metric(
     "share of kept tokens in the bottom third",
     "thirds",
@@ -99,18 +104,29 @@ class Layers:
 
 
 @dataclass(frozen=True)
+class Halfway:
+    """The mean of two pipelines with their budgets, question by question; for claims of winning back half."""
+
+    first: str
+    second: str
+
+    def __str__(self) -> str:
+        return f"halfway from {canonical(self.first)} to {canonical(self.second)}"
+
+
+@dataclass(frozen=True)
 class Claim:
     """What is claimed, and all that decides it.
 
     `comparisons`: pairs of pipelines with their budgets; the first is said to have `more` or `less` of the metric than
-    the second, by more than `margin` (in the metric's own unit). `samples` questions of each of `kinds` from the
-    bench's `seed` on.
+    the second, or than the middle of two, by more than `margin` (in the metric's own unit). `samples` questions of each
+    of `kinds` from the bench's `seed` on.
     """
 
     id: str
     text: str
     source: str
-    comparisons: tuple[tuple[str, str], ...]
+    comparisons: tuple[tuple[str, str | Halfway], ...]
     kinds: tuple[str, ...]
     metric: Metric = ACCURACY
     direction: Literal["more", "less"] = "more"
@@ -128,7 +144,7 @@ class Claim:
     @property
     def pipelines(self) -> tuple[str, ...]:
         """Canonical texts of all that are compared, each once."""
-        return tuple(dict.fromkeys(canonical(p) for pair in self.comparisons for p in pair))
+        return tuple(dict.fromkeys(canonical(p) for pair in self.comparisons for side in pair for p in _of(side)))
 
 
 @dataclass(frozen=True)
@@ -183,6 +199,11 @@ def canonical(pipeline: str) -> str:
         return pipeline
 
 
+def _of(side: str | Halfway) -> tuple[str, ...]:
+    """The pipelines of one side of a comparison."""
+    return (side.first, side.second) if isinstance(side, Halfway) else (side,)
+
+
 def gather(
     rows: Sequence[tuple[Setting, Record]],
     thirds: Mapping[str, Mapping[Question, Thirds]] | None = None,
@@ -232,17 +253,30 @@ def evaluate(claim: Claim, evidence: Evidence, seed: int = 0, resamples: int = R
 def _compare(claim: Claim, bootstrap: Bootstrap) -> tuple[Compared, ...]:
     """All comparisons of a claim, with intervals corrected over them."""
     place = {pipeline: n for n, pipeline in enumerate(claim.pipelines)}
-    pairs = [(canonical(a), canonical(b)) for a, b in claim.comparisons]
+    pairs = [
+        ([place[canonical(p)] for p in _of(a)], [place[canonical(p)] for p in _of(b)]) for a, b in claim.comparisons
+    ]
     sign = 1.0 if claim.direction == "more" else -1.0
-    draws = [bootstrap.difference(place[a], place[b]) for a, b in pairs]
+    draws = [_difference(bootstrap, first, second) for first, second in pairs]
     claimed = holm([Draws(sign * d.value, sign * d.resampled) for d in draws], claim.margin, claim.level)
     out = []
-    for (a, b), draw, estimate in zip(pairs, draws, claimed, strict=True):
+    for (a, b), (first, second), draw, estimate in zip(claim.comparisons, pairs, draws, claimed, strict=True):
         low, high = sorted((sign * estimate.low, sign * estimate.high))
-        values = (bootstrap.mean(place[a]).value, bootstrap.mean(place[b]).value)
+        values = (_mean(bootstrap, first), _mean(bootstrap, second))
         shown = estimate.side(claim.margin) == "better"
-        out.append(Compared(a, b, values, Estimate(draw.value, low, high, estimate.level), shown))
+        names = tuple(canonical(side) if isinstance(side, str) else str(side) for side in (a, b))
+        out.append(Compared(*names, values, Estimate(draw.value, low, high, estimate.level), shown))
     return tuple(out)
+
+
+def _difference(bootstrap: Bootstrap, first: Sequence[int], second: Sequence[int]) -> Draws:
+    """Draws of the difference between the means of two groups of pipelines of equal weight."""
+    each = [bootstrap.difference(a, b) for a in first for b in second]
+    return Draws(float(np.mean([d.value for d in each])), np.mean([d.resampled for d in each], axis=0))
+
+
+def _mean(bootstrap: Bootstrap, pipelines: Sequence[int]) -> float:
+    return float(np.mean([bootstrap.mean(p).value for p in pipelines]))
 
 
 # -- what is printed ---------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Any
 from ..core.registry import load_class, method_modules
 from ..mini.questions import KINDS
 from .claims import BOTTOM, Claim, Floor, Layers
+from .stated_in_model import IN_MODEL
 
 KEEPS = ("1/4", "1/9", "1/16")
 LAYERS = Layers(4)  # the fewest in which fastv's one cut and feather's two lie in front of different layers
@@ -173,4 +174,4 @@ def better_than_random(methods: Sequence[str], keep: str) -> Claim:
 def stated(model: Any = None) -> tuple[Claim, ...]:
     """All claims; those against random selection are over the methods that the model can carry."""
     methods = compared_with_random(model)
-    return (*FIRST, *CONNECTOR, *(better_than_random(methods, keep) for keep in KEEPS))
+    return (*FIRST, *CONNECTOR, *IN_MODEL, *(better_than_random(methods, keep) for keep in KEEPS))
