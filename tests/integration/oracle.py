@@ -6,7 +6,7 @@ layer and runs the decoder layers one after the other with a dense mask and expl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +26,11 @@ class State:
 
 
 class Oracle:
-    """One row. `cuts` are (layer, kept visual tokens), layers ascending; `first` is the position of its first token."""
+    """One row. `cuts` are (layer, kept visual tokens), layers ascending; `first` is the position of its first token.
+
+    Kept tokens that are not in ascending order stand in the sequence in theirs, each in the place of another. `new` are
+    vectors that kept tokens get at the cut in front of a layer, by layer and token.
+    """
 
     def __init__(
         self,
@@ -36,6 +40,7 @@ class Oracle:
         cuts: Sequence[tuple[int, Kept]] = (),
         positions: str = "original",
         first: int = 0,
+        new: Mapping[int, Mapping[int, Tensor]] | None = None,
     ) -> None:
         self.body, self.head = model.model, model.lm_head
         self.decoder = self.body.language_model
@@ -44,7 +49,8 @@ class Oracle:
         self.visual = [slot for slot, token in enumerate(self.ids) if token == IMAGE_TOKEN]
         self._encoded: Tensor | None = None
         self.unseen: set[int] = set()  # slots that tokens after the prompt may not look at
-        self.cuts = [(layer, {self.visual[i] for i in kept}) for layer, kept in cuts]
+        self.cuts = [(layer, [self.visual[i] for i in kept]) for layer, kept in cuts]
+        self.new = {layer: {self.visual[i]: v for i, v in by.items()} for layer, by in (new or {}).items()}
 
     def embed(self, more: Sequence[int] = ()) -> Tensor:
         """Embeddings `[N, C]` of the prompt and what follows it, pictures in their places."""
@@ -66,8 +72,15 @@ class Oracle:
         for number, layer in enumerate(self.decoder.layers):
             for at_layer, kept in self.cuts:
                 if at_layer == number:
-                    stay = [i for i, slot in enumerate(slots) if slot not in visual or slot in kept]
-                    hidden, slots = hidden[stay], [slots[i] for i in stay]
+                    line = iter(kept if self.positions == "compact" else [s for s in slots if s in set(kept)])
+                    stay = [
+                        slot if slot not in visual else next(line)
+                        for slot in slots
+                        if slot not in visual or slot in kept
+                    ]
+                    changed = self.new.get(at_layer, {})
+                    hidden = torch.stack([changed[s] if s in changed else hidden[slots.index(s)] for s in stay])
+                    slots = stay
                     places = slots if self.positions == "original" else list(range(len(slots)))
             out.append(State(slots, hidden))
             hidden = self._layer(layer, hidden, slots, places)
