@@ -21,6 +21,8 @@ Keys = Literal["visual", "text"]
 Span = Literal["all", "question"]
 Softmax = Literal["all", "visual"]
 Place = Literal["visual", "last", "text", "all"]
+Choose = Callable[[Float[Tensor, "I N"]], Int[Tensor, "I Q"]]
+ReadColours = Callable[[Float[Tensor, "I c h w"], int, int], Float[Tensor, "I N"]]
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,15 @@ class View(ABC):
         """
 
     @abstractmethod
+    def attention_from(self, layer: int, choose: Choose, total: bool = False) -> Float[Tensor, "B V"]:
+        """Attention that each patch of an encoder layer receives of chosen patches of its own picture, mean over heads.
+
+        `choose` is given what the N patches of each of I pictures receive of all of them, `[I, N]`, mean over heads and
+        queries, and answers with the numbers of some, `[I, Q]`, padded with -1. The answer is the mean over those, or
+        with `total` their sum; over all where none is chosen. The softmax includes a class token, where there is one.
+        """
+
+    @abstractmethod
     def encoder_keys(self, layer: int) -> Float[Tensor, "B H V D"]:
         """Key vectors of the patches in an encoder layer, bias included, before scaling."""
 
@@ -229,6 +240,23 @@ class View(ABC):
     @abstractmethod
     def pixels(self) -> Float[Tensor, "B c h w"]:
         """Pixels of each item's image, as the encoder got them."""
+
+    def padding(self) -> Float[Tensor, "B V"]:
+        """The share of each token's part of the picture that is padding to another shape, from 0 to 1.
+
+        Padding are the lines of pixels at the border of a picture of one grid that show the mean colour alone; nothing
+        else is known of it. By default nothing is padded.
+        """
+        return torch.zeros(self.mask.shape, device=self.device)
+
+    @abstractmethod
+    def per_patch(self, read: ReadColours) -> Float[Tensor, "B V"]:
+        """Values that `read` gives for the patches of every picture that was encoded, as the tokens have them.
+
+        `read` is given the colours of I pictures, `[I, c, h, w]` from 0 to 255, and how many rows and columns of
+        patches fill them; it answers with `[I, rows * columns]` values. The normalisation is undone as the model's
+        folder records it, or as is usual in its family where that is not known.
+        """
 
     @abstractmethod
     def uniforms(self, seed: int) -> Float[Tensor, "B V"]:

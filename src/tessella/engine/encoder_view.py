@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from ..core.budget import on_device
 from ..core.errors import UnsupportedError
-from ..core.view import Unpooled
+from ..core.view import Choose, ReadColours, Unpooled
 from ..models.adapter import Adapter
 from ..ops import attention
+from ..ops.padding import blank_margins, padded_share
 from .capture import Recorder
-from .encoder import Encoding
+from .colours import colour_values
+from .encoder import Encoding, Picture
 from .sources import Origin
 from .units_view import UnitsView
 from .unpooling import patch_rows
@@ -65,6 +67,18 @@ class EncoderView(UnitsView):
 
         received, given = self._shared_by_grid(self._per_token(read, _attention_of(layer))).unbind(dim=2)
         return received, given
+
+    def attention_from(self, layer: int, choose: Choose, total: bool = False) -> Float[Tensor, "B V"]:
+        def read(encoding: Encoding) -> Tensor:
+            recorder = self._recorded(encoding, layer)
+            first = int(self.info.has_class_token)
+            calls = zip(recorder.queries, recorder.keys, strict=True)
+            of_chosen = [
+                attention.attention_from_chosen(q, k, recorder.scaling, first, choose, total) for q, k in calls
+            ]
+            return self._by_patch([torch.nn.functional.pad(c, (first, 0)) for c in of_chosen])
+
+        return self._per_token(read, _attention_of(layer))
 
     def encoder_keys(self, layer: int) -> Float[Tensor, "B H V D"]:
         def read(encoding: Encoding) -> Tensor:
@@ -139,6 +153,27 @@ class EncoderView(UnitsView):
                 f"{self._method_id} reads pixels of pictures of several sizes; read one prompt at a time."
             )
         return torch.stack(out)
+
+    def padding(self) -> Float[Tensor, "B V"]:
+        shares = torch.cat([self._padding_of(picture) for picture in self._sources.pictures])
+        return shares[self._token_numbers()] * self.mask
+
+    def _padding_of(self, picture: Picture) -> Float[Tensor, " T"]:
+        """The padded share of each token of a picture."""
+        blocks = picture.footprint.blocks
+        if len(blocks) != 1 or blocks[0].newlines:  # tiles and frames, which are cut and scaled without padding
+            return torch.zeros(picture.footprint.num_tokens, device=self.device)
+        if not picture.has_pixels and not picture.shown:
+            raise UnsupportedError(
+                f"{self._method_id} reads padding off pixels; the call was given mm_encoder_outputs without them."
+            )
+        shown = picture.shown or self._adapter.restore(picture.content, picture.footprint)
+        height, width = shown[0].shape[1:]
+        share = padded_share(blank_margins(shown[0]), (height, width), (blocks[0].rows, blocks[0].columns))
+        return share.flatten().to(self.device, torch.float32, non_blocking=True)
+
+    def per_patch(self, read: ReadColours) -> Float[Tensor, "B V"]:
+        return self._per_token(lambda encoding: colour_values(self._adapter, encoding, read), "the pixels")
 
     @cached_property
     def _precise_weights(self) -> dict[str, Tensor]:

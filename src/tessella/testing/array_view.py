@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ..core.errors import MethodError
 from ..core.layout import Block, Layout
 from ..core.model_info import ModelInfo
 from ..core.reduction import VisualTokens
-from ..core.view import Keys, Place, Queries, Softmax, Span, Unpooled, View
+from ..core.view import Choose, Keys, Place, Queries, ReadColours, Softmax, Span, Unpooled, View
 from ..ops import attention
 from ..ops.draws import group_of, philox_uniforms, sample_id_of
 
@@ -30,6 +31,7 @@ TOKEN_AXIS = {
     "class_logits": 1,
     "encoder_hidden": 1,
     "class_attention": 2,
+    "encoder_attention": 2,
     "encoder_keys": 2,
     "attention_rows": 3,
 }
@@ -39,14 +41,14 @@ class ArrayView(View):
     """What a method sees, from arrays: `[B, ...]`, of the shapes that the functions of `View` return.
 
     Layer arrays (`class_attention`, `class_projection`, `class_logits`, `attention_received`, `patch_attention`,
-    `encoder_keys`, `encoder_hidden`, `attention_rows`, `projection`) are one array (or pair) for whatever layer is
-    asked, or a mapping by layer. The tokens of an item are one grid: `grids` is its (rows, columns), for all items or
+    `encoder_attention` among the patches `[B, H, V, V]`, `encoder_keys`, `encoder_hidden`, `attention_rows`,
+    `projection`) are one array (or pair) for whatever layer is asked, or a mapping by layer. The tokens of an item are one grid: `grids` is its (rows, columns), for all items or
     one each; without it they are one row, `num_tokens[b]` long. A `layout` takes the place of all three. Visual tokens
     of a `projection`, and of the `hidden` states of a sequence, stand at their slots, every other place is text;
     `lengths` are the sequences without padding, by default all of it. Without `attention_rows` they are made of the
     `projection`, under a causal mask. `question` is the part of the `text` that is the question, by default all of it,
-    `words` the same in words, and `embed` makes embeddings and a mask of other words. The connector is the identity
-    unless given, and nothing is `unpooled`. Asking for what was not given raises MethodError.
+    `words` the same in words, and `embed` makes embeddings and a mask of other words. `colours` are what `per_patch`
+    reads of each item's first grid. The connector is the identity unless given, nothing is `unpooled`, and no token lies on `padding`. Asking for what was not given raises MethodError.
 
     >>> view = ArrayView(embeddings=torch.randn(2, 6, 8), grids=(2, 3))
     >>> view.layout.grids, view.tokens.embeddings.shape
@@ -64,6 +66,7 @@ class ArrayView(View):
         class_logits: ByLayer | None = None,
         attention_received: ByLayer | None = None,
         patch_attention: Pair | Mapping[int, Pair] | None = None,
+        encoder_attention: ByLayer | None = None,
         encoder_keys: ByLayer | None = None,
         encoder_hidden: ByLayer | None = None,
         attention_rows: Rows | None = None,
@@ -77,6 +80,8 @@ class ArrayView(View):
         embed: Callable[[Sequence[str]], tuple[Tensor, Tensor]] | None = None,
         text_tower: Pair | None = None,
         pixels: Array | None = None,
+        colours: Array | None = None,
+        padding: Array | None = None,
         unpooled: Unpooled | None = None,
         connector: Callable[[Tensor], Tensor] | None = None,
         grids: tuple[int, int] | Sequence[tuple[int, int]] | None = None,
@@ -95,6 +100,7 @@ class ArrayView(View):
             "class_logits": class_logits,
             "attention_received": attention_received,
             "patch_attention": patch_attention,
+            "encoder_attention": encoder_attention,
             "encoder_keys": encoder_keys,
             "encoder_hidden": encoder_hidden,
             "attention_rows": attention_rows,
@@ -106,6 +112,8 @@ class ArrayView(View):
             "embed": embed,
             "text_tower": text_tower,
             "pixels": pixels,
+            "colours": colours,
+            "padding": padding,
         }
         self._connector, self._unpooled = connector, unpooled
         self._layout = layout or self._lay(grids, num_tokens, first_slot)
@@ -153,6 +161,16 @@ class ArrayView(View):
     def patch_attention(self, layer: int) -> tuple[Float[Tensor, "B V"], Float[Tensor, "B V"]]:
         received, given = self._at("patch_attention", layer)
         return torch.as_tensor(received), torch.as_tensor(given)
+
+    def attention_from(self, layer: int, choose: Choose, total: bool = False) -> Float[Tensor, "B V"]:
+        weights = self._at("encoder_attention", layer).float().mean(dim=1)
+        out = torch.zeros(weights.shape[:2])
+        for row, given, count in zip(out, weights, self.layout.num_tokens, strict=True):
+            rows = given[:count, :count]
+            (chosen,) = choose(rows.mean(dim=0, keepdim=True))
+            asking = rows[chosen[chosen >= 0]] if (chosen >= 0).any() else rows
+            row[:count] = asking.sum(dim=0) if total else asking.mean(dim=0)
+        return out
 
     def encoder_keys(self, layer: int) -> Float[Tensor, "B H V D"]:
         return self._at("encoder_keys", layer)
@@ -215,6 +233,13 @@ class ArrayView(View):
 
     def pixels(self) -> Float[Tensor, "B c h w"]:
         return self._array("pixels")
+
+    def padding(self) -> Float[Tensor, "B V"]:
+        return super().padding() if self._given["padding"] is None else self._array("padding")
+
+    def per_patch(self, read: ReadColours) -> Float[Tensor, "B V"]:
+        each = zip(self._array("colours"), self.layout.blocks, strict=True)
+        return pad_sequence([read(c[None], b.rows, b.columns)[0] for c, (b, *_) in each], batch_first=True)
 
     def uniforms(self, seed: int) -> Float[Tensor, "B V"]:
         layout, ids = self._layout, self._sample_ids
