@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -127,6 +127,33 @@ def patch_attention(
         received += among.sum(dim=(1, 2))
         given[:, start : start + among.shape[2]] += among.sum(dim=(1, 3))
     return received / (heads * patches), given / (heads * patches)
+
+
+def attention_from_chosen(
+    query: Float[Tensor, "B H N D"],
+    key: Float[Tensor, "B G N D"],
+    scale: float,
+    first: int,
+    choose: Callable[[Float[Tensor, "B P"]], Int[Tensor, "B Q"]],
+    total: bool = False,
+) -> Float[Tensor, "B P"]:
+    """Attention that each of the P tokens from `first` on receives of chosen ones of them; the softmax is over all N.
+
+    `choose` is given what each receives of all of them, and answers with their numbers, padded with -1. The mean over
+    heads and those chosen, or with `total` the sum over these; over all where none is chosen.
+
+    >>> zeros = torch.zeros(1, 2, 4, 8)
+    >>> attention_from_chosen(zeros, zeros, 1.0, 0, lambda received: torch.tensor([[0, 3, -1]]), total=True)
+    tensor([[0.5000, 0.5000, 0.5000, 0.5000]])
+    """
+    received, _ = patch_attention(query, key, scale, first)
+    chosen = choose(received)
+    index = chosen.clamp(min=0)[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3])
+    everywhere = torch.arange(key.shape[2], device=key.device).expand(len(key), -1)
+    of_chosen = attention_from(query[:, :, first:].gather(2, index), key, scale, chosen, everywhere, causal=False)
+    number = (chosen >= 0).sum(dim=1, keepdim=True)
+    mean = torch.where(number > 0, of_chosen[:, first:], received)
+    return mean * torch.where(number > 0, number, received.shape[1]) if total else mean
 
 
 def weights_in_blocks(

@@ -42,13 +42,15 @@ class ArrayView(View):
 
     Layer arrays (`class_attention`, `class_projection`, `class_logits`, `attention_received`, `patch_attention`,
     `encoder_attention` among the patches `[B, H, V, V]`, `encoder_keys`, `encoder_hidden`, `attention_rows`,
-    `projection`) are one array (or pair) for whatever layer is asked, or a mapping by layer. The tokens of an item are one grid: `grids` is its (rows, columns), for all items or
-    one each; without it they are one row, `num_tokens[b]` long. A `layout` takes the place of all three. Visual tokens
-    of a `projection`, and of the `hidden` states of a sequence, stand at their slots, every other place is text;
-    `lengths` are the sequences without padding, by default all of it. Without `attention_rows` they are made of the
-    `projection`, under a causal mask. `question` is the part of the `text` that is the question, by default all of it,
-    `words` the same in words, and `embed` makes embeddings and a mask of other words. `colours` are what `per_patch`
-    reads of each item's first grid. The connector is the identity unless given, nothing is `unpooled`, and no token lies on `padding`. Asking for what was not given raises MethodError.
+    `projection`) are one array (or pair) for whatever layer is asked, or a mapping by layer. The tokens of an item are
+    one grid: `grids` is its (rows, columns), for all items or one each; without it they are one row, `num_tokens[b]`
+    long. A `layout` takes the place of all three. Visual tokens of a `projection`, and of the `hidden` states of a
+    sequence, stand at their slots, every other place is text; `lengths` are the sequences without padding, by default
+    all of it. Without `attention_rows` they are made of the `projection`, under a causal mask. `question` is the part
+    of the `text` that is the question, by default all of it, `words` the same in words, and `embed` makes embeddings
+    and a mask of other words. `colours` are what `per_patch` reads of each item's first grid. The connector is the
+    identity unless given, nothing is `unpooled`, and no token lies on `padding`. Asking for what was not given raises
+    MethodError.
 
     >>> view = ArrayView(embeddings=torch.randn(2, 6, 8), grids=(2, 3))
     >>> view.layout.grids, view.tokens.embeddings.shape

@@ -80,6 +80,15 @@ def random_view(
             out.append(torch.cat([values, torch.full(size, LOUD)], dim=axis))
         return torch.stack(out)
 
+    def among(name: str) -> Tensor:
+        """Attention of the tokens of each item among themselves."""
+        widest = max(i.num_tokens for i in items)
+        out = torch.full((len(items), heads, widest, widest), LOUD)
+        for row, item in zip(out, items, strict=True):
+            n = item.num_tokens
+            row[:, :n, :n] = item.draw(name, heads, n, n).softmax(dim=2)
+        return out
+
     def rows(layer: int, queries: Queries, softmax: Softmax, keys: Keys) -> Tensor:
         assert layer in (*captures.decoder, at_layer), (
             f"attention_rows(layer={layer}) is asked for, captures() does not declare it"
@@ -94,12 +103,7 @@ def random_view(
             return stack(name, heads, num_queries, axis=2, softmax=True) * share
         if keys == "text":
             return stack(name + " text", heads, NUM_TEXT, axis=1).softmax(dim=3) * share
-        widest = max(i.num_tokens for i in items)
-        out = torch.full((len(items), heads, widest, widest), LOUD)
-        for row, item in zip(out, items, strict=True):
-            n = item.num_tokens
-            row[:, :n, :n] = item.draw(name, heads, n, n).softmax(dim=2) * share
-        return out
+        return among(name) * share
 
     def projection(layer: str) -> tuple[Tensor, Tensor]:
         query, key = (
@@ -146,6 +150,7 @@ def random_view(
         class_logits={n: stack(f"logits {n}") for n in encoder},
         attention_received={n: stack(f"received {n}", softmax=True) for n in encoder},
         patch_attention={n: (stack(f"from {n}", softmax=True), stack(f"to {n}").sigmoid() / 40) for n in encoder},
+        encoder_attention={n: among(f"among {n}") for n in encoder},
         encoder_keys={n: stack(f"keys {n}", heads, head_dim, axis=1).to(dtype) for n in encoder},
         encoder_hidden={n: stack(f"hidden {n}", width).to(dtype) for n in captures.encoder_hidden},
         attention_rows=rows,
@@ -159,6 +164,7 @@ def random_view(
         embed=embed,
         text_tower=(question.to(dtype), stack("patches", width).to(dtype)) if captures.text_tower else None,
         pixels=torch.stack([item.draw("pixels", 3, PIXELS, PIXELS) for item in items]).to(dtype),
+        colours=torch.stack([item.draw("pixels", 3, PIXELS, PIXELS).sigmoid() * 255 for item in items]),
         connector=connector or (lambda features: torch.nn.functional.pad(features, (0, channels - width))),
         layout=Layout.build([range(FIRST_SLOT, FIRST_SLOT + i.num_tokens) for i in items], [i.blocks for i in items]),
         info=info or default_info(),
