@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .budget import Budget, Counts, on_device
-from .cards import Card, Count, Stage
+from .cards import Card, Count, Positions, Stage
 from .errors import MethodError, UnsupportedError
 from .layout import Layout
 from .model_info import ModelInfo, PaperLayer, Part, fit_layers
@@ -39,6 +39,7 @@ class Step:
     For methods that cut several times: `count` is what this cut promises where that is not what the card says;
     `of_first` counts the budget over the tokens in front of the method's first cut, not over those that are left;
     `expect` gives the tokens that a cut with a count of its own is expected to leave, for budgets over the layer mean.
+    `positions` is the policy of this cut where it is not the card's.
     `part` numbers the part of a pipeline that it belongs to.
     """
 
@@ -52,6 +53,7 @@ class Step:
     count: Count | None = None
     of_first: bool = False
     expect: Expect | None = None
+    positions: Positions | None = None
     part: int = 0
 
     @property

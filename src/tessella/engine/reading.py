@@ -183,7 +183,7 @@ class Reading:
             self._first[step.part] = segment.layout
         counts = counts_of(step, segment.layout, units, self._roles, self._first.get(step.part))
         positions = self._positions or ("original" if self._adapter.info.multi_axis_positions else None)
-        positions = positions or step.method.card.positions
+        positions = positions or step.positions or step.method.card.positions
         everything = counts.asked and counts.is_everything
         bystanders = Bystanders.of(segment.layout, self._roles.fates(step.method.card), everything)
         if everything:
