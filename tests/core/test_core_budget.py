@@ -209,6 +209,14 @@ def test_more_than_there_is(keep: int, scope: str, message: str) -> None:
     assert str(error.value).startswith(message)
 
 
+def test_a_capped_budget_takes_what_there_is() -> None:
+    counts = resolve_counts(
+        Budget(5, capped=True), LAYOUT, LAYOUT.split("tile"), scope="tile", rounding="nearest", min_keep=1
+    )
+    assert counts.num_keep == (5, 4, 5, 5)
+    assert counts.num_tokens == (6, 4, 6, 6)
+
+
 def test_decision_units() -> None:
     units = ("tile", "frame", "image", "prompt")
     assert [decision_unit("image", u) for u in units] == ["tile", "frame", "image", "image"]

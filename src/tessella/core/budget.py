@@ -28,17 +28,20 @@ _ALLOWED = "keep must be an int >= 1, a fraction in (0, 1] or 'a/b'"
 class Budget:
     """What the user asks: `keep` tokens (int) or a share of them (Fraction), counted over `scope`.
 
-    `keep` is read by `parse_keep`; `scope=None` leaves the scope to the method's card. Raises BudgetError.
+    `keep` is read by `parse_keep`; `scope=None` leaves the scope to the method's card. `capped`, for budgets that one
+    method works out for another: where fewer tokens are there, all of them. Raises BudgetError.
     """
 
     keep: int | Fraction
     scope: Scope | None = None
+    capped: bool = False
 
-    def __init__(self, keep: object, scope: str | None = None) -> None:
+    def __init__(self, keep: object, scope: str | None = None, capped: bool = False) -> None:
         if scope is not None and scope not in SCOPES:
             raise BudgetError(f"no scope {scope!r}; allowed: {', '.join(SCOPES)}.")
         object.__setattr__(self, "keep", parse_keep(keep))
         object.__setattr__(self, "scope", scope)
+        object.__setattr__(self, "capped", capped)
 
     @property
     def is_everything(self) -> bool:
@@ -171,7 +174,7 @@ def decision_unit(scope: Scope, unit: Unit) -> Unit:
 def resolve_counts(
     budget: Budget, layout: Layout, units: Units, *, scope: Scope, rounding: Rounding, min_keep: int
 ) -> Counts:
-    """Counts for each unit. Raises BudgetError when more is asked than there is; nothing is clamped.
+    """Counts for each unit. Raises BudgetError when more is asked than there is, unless the budget is capped.
 
     Only tokens that compete in `units` are counted. A fraction is rounded by `rounding` and is at least `min_keep` (or
     everything, if a group has fewer tokens).
@@ -182,7 +185,7 @@ def resolve_counts(
     for g, available in enumerate(groups.num_tokens):
         if isinstance(keep, int):
             images = groups.layout.num_images[g] if scope == "prompt" else 1
-            want = keep * images
+            want = min(keep * images, available) if budget.capped else keep * images
             if want > available:
                 raise BudgetError(
                     f"keep={keep} asks for {want} visual tokens per {scope}, but only {available} are there; "
