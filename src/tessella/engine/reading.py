@@ -179,8 +179,7 @@ class Reading:
     def _decide(self, step: Step, hidden: Tensor, layer: int, kwargs: Kwargs) -> Decision:
         segment = self.segment
         units = units_of(step, segment.layout, self._roles)
-        if not step.of_first:
-            self._first[step.part] = segment.layout
+        self._first.setdefault(step.part, segment.layout)
         counts = counts_of(step, segment.layout, units, self._roles, self._first.get(step.part))
         positions = self._positions or ("original" if self._adapter.info.multi_axis_positions else None)
         positions = positions or step.positions or step.method.card.positions

@@ -90,7 +90,7 @@ class Rewrite:
             num_kept = tuple(mine.sum(dim=1).tolist())
             return Reduction(keep=mine.to(view.device, non_blocking=True), num_kept=num_kept)
 
-        step = Step(told, "connector", 0, None, reduce, Captures())
+        step = Step(told, "connector", 0, None, reduce, Captures(), part=-1)  # of no part of the pipeline
         return [step]
 
     def hand_over(self, ledger: Ledger, moved: bool) -> None:
