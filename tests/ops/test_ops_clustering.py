@@ -43,12 +43,12 @@ def heights(points: Tensor, neighbours: int) -> list[float]:
     far = [[float((points[i] - points[j]).norm()) / math.sqrt(points.shape[1]) for j in range(n)] for i in range(n)]
     density = []
     for i in range(n):
-        near = sorted(far[i][j] ** 2 for j in range(n) if j != i)[:neighbours]
-        density.append(math.exp(-sum(near) / max(len(near), 1)))
+        near = sorted(d**2 for d in far[i])[:neighbours]  # a point itself is the first
+        density.append(math.exp(-sum(near) / len(near)))
     out = []
     for i in range(n):
         denser = [far[i][j] for j in range(n) if (-density[j], j) < (-density[i], i)]
-        out.append(density[i] * (min(denser) if denser else max(far[i])))
+        out.append(density[i] * (min(denser) if denser else max(map(max, far))))
     return out
 
 
@@ -81,12 +81,14 @@ def test_a_cluster_that_lost_all_points_stays() -> None:
 
 
 @given(counts, st.integers(1, 4))
-def test_density_peaks_equal_the_loop(sizes: list[int], neighbours: int) -> None:
+def test_density_peaks_equal_the_loop(sizes: list[int], most: int) -> None:
+    """Items ask for different numbers of neighbours."""
     points, mask = ragged(sizes)
     wanted = [(n + 1) // 2 for n in sizes]
+    neighbours = [max(1, most - b) for b in range(len(sizes))]
     peaks, nearest = density_peaks(points, wanted, mask, neighbours)
     for b, n in enumerate(sizes):
-        height = heights(points[b, :n], neighbours)
+        height = heights(points[b, :n], neighbours[b])
         found = peaks[b, : wanted[b]].tolist()
         assert peaks[b, wanted[b] :].eq(-1).all()
         assert len(set(found)) == wanted[b]
@@ -102,7 +104,7 @@ def test_density_peaks_equal_the_loop(sizes: list[int], neighbours: int) -> None
 def test_two_groups_have_one_peak_each() -> None:
     generator = torch.Generator().manual_seed(0)
     groups = torch.cat([torch.randn(20, 2, generator=generator) + shift for shift in (0.0, 30.0)])[None]
-    peaks, nearest = density_peaks(groups, (2,), torch.ones(1, 40, dtype=torch.bool))
+    peaks, nearest = density_peaks(groups, (2,), torch.ones(1, 40, dtype=torch.bool), (6,))
     assert sorted(int(p) // 20 for p in peaks[0]) == [0, 1]
     assert len(set(nearest[0, :20].tolist())) == 1
     assert nearest[0, 0] != nearest[0, 20]
@@ -118,3 +120,17 @@ def test_distances_and_nearest_centres() -> None:
     assert nearest[1].tolist() == want[1, :, :2].argmin(dim=1).tolist()
     assert nearest_centre(a, b[:, :1].expand(-1, 3, -1), (3, 3)).eq(0).all()
     assert squared_distances(a.bfloat16(), b.bfloat16()).dtype == torch.float32
+
+
+def test_a_peak_is_its_own_where_points_are_equal() -> None:
+    """Without neighbours beside themselves all points are as dense, so that the first and the farthest are peaks."""
+    points, mask = torch.tensor([[[1.0], [1.0], [1.0]], [[2.0], [9.0], [9.0]]]), torch.ones(2, 3, dtype=torch.bool)
+    peaks, nearest = density_peaks(points, (2, 1), mask, (1, 1))
+    assert peaks.tolist() == [[0, 1], [0, -1]]
+    assert nearest.tolist() == [[0, 1, 0], [0, 0, 0]]
+
+
+def test_without_peaks_points_are_at_none() -> None:
+    peaks, nearest = density_peaks(torch.randn(2, 3, 4), (0, 0), torch.ones(2, 3, dtype=torch.bool), (0, 0))
+    assert peaks.shape == (2, 0)
+    assert nearest.tolist() == [[-1] * 3] * 2

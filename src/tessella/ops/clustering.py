@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..core.budget import on_device
 from .merging import merge_by_mean
@@ -65,34 +65,42 @@ def k_means(
 
 
 def density_peaks(
-    points: Float[Tensor, "B N C"], num_peaks: Sequence[int], mask: Bool[Tensor, "B N"], neighbours: int = 5
+    points: Float[Tensor, "B N C"], num_peaks: Sequence[int], mask: Bool[Tensor, "B N"], neighbours: Sequence[int]
 ) -> tuple[Int[Tensor, "B K"], Int[Tensor, "B N"]]:
-    """Points that are dense and far from denser ones, best first, padded with -1; and the peak nearest to each point.
+    """Points that are dense and far from denser ones, best first, padded with -1; and the number of each point's peak.
 
-    Density is `exp(-mean squared distance to the nearest points)` over `neighbours` of them; a point's height is its
-    density times the distance to the nearest denser point (for the densest: to the farthest). Distances are divided by
-    the root of the number of channels. Equal densities: the earlier point counts as the denser. Padded points are at
-    no peak, -1. Needs all pairs.
+    Density is `exp(-mean squared distance to the nearest points)` over `neighbours[b]` of them, a point itself being
+    the first; a point's height is its density times the distance to the nearest denser point (for the densest: the
+    largest distance of all). Distances are divided by the root of the number of channels. Equal densities: the earlier
+    point counts as the denser. A peak is its own, another point goes to the nearest peak, the first among equals.
+    Padded points are at no peak, -1. Needs all pairs.
 
     >>> points = torch.tensor([[[0.0], [0.1], [0.2], [5.0], [5.5]]])
-    >>> density_peaks(points, (2,), torch.ones(1, 5, dtype=torch.bool), neighbours=1)
+    >>> density_peaks(points, (2,), torch.ones(1, 5, dtype=torch.bool), (2,))
     (tensor([[0, 3]]), tensor([[0, 0, 0, 1, 1]]))
     """
     count = points.shape[1]
-    distance = (squared_distances(points, points) / points.shape[2]).sqrt()
-    pairs = mask[:, :, None] & mask[:, None, :]
-    far = distance.masked_fill(~pairs, torch.inf)
-    itself = torch.eye(count, dtype=torch.bool, device=points.device)
-    ordered = far.masked_fill(itself, torch.inf).square().sort(dim=2).values[:, :, :neighbours]
-    real = ordered.isfinite()
-    density = torch.exp(-torch.where(real, ordered, 0.0).sum(dim=2) / real.sum(dim=2).clamp(min=1))
     place = torch.arange(count, device=points.device)
+    itself = place[:, None] == place
+    pairs = mask[:, :, None] & mask[:, None, :]
+    distance = (squared_distances(points, points) / points.shape[2]).sqrt().masked_fill(itself, 0.0)
+    far = distance.masked_fill(~pairs, torch.inf)
+    most = max(neighbours, default=0)
+    ordered = far.square().sort(dim=2).values[:, :, :most]
+    nearby = place[:most] < on_device(neighbours, points.device)[:, None]
+    counted = ordered.isfinite() & nearby[:, None, :]
+    density = torch.exp(-torch.where(counted, ordered, 0.0).sum(dim=2) / counted.sum(dim=2).clamp(min=1))
     denser = (density[:, None, :] > density[:, :, None]) | (
         (density[:, None, :] == density[:, :, None]) & (place[None, :] < place[:, None])
     )
-    reach = distance.masked_fill(~pairs, 0.0).amax(dim=2)
+    largest = distance.masked_fill(~pairs, 0.0).flatten(1).amax(dim=1, keepdim=True)
     nearest = far.masked_fill(~denser, torch.inf).amin(dim=2)
-    height = density * torch.where(nearest.isfinite(), nearest, reach)
+    height = density * torch.where(nearest.isfinite(), nearest, largest)
     peaks = top_indices(height, num_peaks, mask)
+    if not peaks.shape[1]:
+        return peaks, torch.full_like(mask, -1, dtype=torch.long)
     centres = points.float().gather(1, peaks.clamp(min=0)[:, :, None].expand(-1, -1, points.shape[2]))
-    return peaks, torch.where(mask, nearest_centre(points, centres, num_peaks), -1)
+    peak = torch.where(mask, nearest_centre(points, centres, num_peaks), -1)
+    own = nn.functional.pad(peak, (0, 1))  # a place for peaks that are padding
+    number = torch.arange(peaks.shape[1], device=points.device).expand_as(peaks)
+    return peaks, own.scatter(1, torch.where(peaks < 0, count, peaks), number)[:, :count]
