@@ -49,7 +49,9 @@ def load(
     if getattr(model, "hf_quantizer", None) is None:  # quantised weights are on their device and may not be moved
         model = _move(name, model, where)
     own_tower = functools.cache(functools.partial(load_text_tower, "mini", device=where))
-    remember(model, processor, own_tower if name_or_path == "mini" else None)
+    is_mini = name_or_path == "mini"
+    called = str(name_or_path) if is_mini or not is_folder else Path(name).absolute().name
+    remember(model, processor, own_tower if is_mini else None, called)
     return model.eval(), processor
 
 

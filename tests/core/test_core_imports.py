@@ -24,7 +24,7 @@ MAY = {
     "engine": ({"core", "ops", "models", "engine", "pictures"}, TENSORS | {"transformers", "PIL"}),
     "samples": ({"core", "app", "mini", "pictures", "samples"}, {"PIL"}),
     "calibration": (
-        {"core", "ops", "models", "engine", "samples", "calibration", "loading", "__version__"},
+        {"core", "ops", "models", "engine", "pictures", "samples", "calibration", "loading", "__version__"},
         TENSORS | {"scipy", "optuna"},
     ),
     "instruments": (

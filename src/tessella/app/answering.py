@@ -17,6 +17,7 @@ from ..core.contracts import Method
 from ..core.errors import InputError, UnsupportedError
 from ..core.layout import Block
 from ..core.pipeline import Pipeline, as_pipeline, parse, split_outside
+from ..core.recipe import Recipe
 from ..core.roles import RolePolicy
 from ..pictures.drawing import SIZE, draw_prompt, sheet
 from ..pictures.saving import check_picture_target, check_target, encode_picture, save_bytes, save_picture
@@ -150,7 +151,7 @@ def ask(
     processor: Any,
     images: Images,
     question: str,
-    pipeline: str | Method | Pipeline | None = None,
+    pipeline: str | Method | Recipe | Pipeline | None = None,
     keep: int | float | str | None = None,
     *,
     scope: Scope | None = None,
@@ -210,7 +211,7 @@ def ask_many(
     processor: Any,
     images: Sequence[Image.Image],
     questions: Sequence[str],
-    pipeline: str | Method | Pipeline = FULL,
+    pipeline: str | Method | Recipe | Pipeline = FULL,
     keep: int | float | str | None = None,
     *,
     max_new_tokens: int = 32,
@@ -269,7 +270,7 @@ def compare(
 
 def check_request(
     question: str,
-    pipeline: str | Method | Pipeline | None = None,
+    pipeline: str | Method | Recipe | Pipeline | None = None,
     keep: int | float | str | None = None,
     scope: Scope | None = None,
     newlines: Fate | None = None,

@@ -12,11 +12,12 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Reporter:
-    """A context manager that is called with each progress."""
+    """A context manager that is called with each progress, or told of each step by `advance`."""
 
     def __init__(self) -> None:
         self._bar: Any = None
         self._task: Any = None
+        self._first: tuple[float, int] | None = None  # when `advance` was first told, and of how many steps
         self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
 
     def __enter__(self) -> Reporter:
@@ -27,13 +28,23 @@ class Reporter:
             self._bar.stop()
 
     def __call__(self, progress: Progress) -> None:
+        self._tell(progress.answers, progress.total, describe(progress))
+
+    def advance(self, done: int, of: int) -> None:
+        """Show a job that counts its steps and says nothing of their times."""
+        now = time.monotonic()
+        start, before = self._first = self._first or (now, done)
+        left = f", {format_seconds((now - start) * (of - done) / (done - before))} left" if done > before else ""
+        self._tell(done, of, f"{done:,} of {of:,} steps{left}")
+
+    def _tell(self, done: int, total: int, text: str) -> None:
         if sys.stderr.isatty():
-            self._show(progress)
+            self._show(done, total, text)
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
-            print(describe(progress), file=sys.stderr, flush=True)
+            print(text, file=sys.stderr, flush=True)
 
-    def _show(self, progress: Progress) -> None:
+    def _show(self, done: int, total: int, text: str) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as Bar
@@ -41,9 +52,9 @@ class Reporter:
         if self._bar is None:
             columns = (BarColumn(), TextColumn("{task.description}", markup=False))
             self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
-            self._task = self._bar.add_task("", total=progress.total)
+            self._task = self._bar.add_task("", total=total)
             self._bar.start()
-        self._bar.update(self._task, completed=progress.answers, description=describe(progress))
+        self._bar.update(self._task, completed=done, total=total, description=text)
 
 
 def describe(progress: Progress) -> str:

@@ -17,7 +17,7 @@ def format_method(method: Method) -> str:
     """A method's text form: id, settings that differ from the defaults, and its layer."""
     settings = method.settings()
     layer = settings.pop("at_layer", None)
-    inner = ", ".join(f"{n}={_format_value(v)}" for n, v in settings.items())
+    inner = ", ".join(f"{n}={format_value(v)}" for n, v in settings.items())
     return method.id + (f"({inner})" if inner else "") + (f"@{layer}" if layer is not None else "")
 
 
@@ -105,7 +105,8 @@ def _parse_value(text: str) -> Any:
         return read_method(text)
 
 
-def _format_value(value: Any) -> str:
+def format_value(value: Any) -> str:
+    """A setting's text form."""
     if isinstance(value, Method):
         return format_method(value)
     return repr(int(value) if isinstance(value, PaperLayer) else value)

@@ -11,6 +11,7 @@ from ..core.cards import Fate, Positions
 from ..core.contracts import Method
 from ..core.errors import UnsupportedError
 from ..core.pipeline import Pipeline, as_pipeline
+from ..core.recipe import Recipe
 from ..core.roles import RolePolicy
 from ..core.text_tower import TextTower
 from .plan import can_apply
@@ -22,7 +23,7 @@ Keep = int | float | str
 
 def reduce(
     model: nn.Module,
-    pipeline: str | Method | Pipeline,
+    pipeline: str | Method | Recipe | Pipeline,
     keep: Keep | None = None,
     scope: Scope | None = None,
     positions: Positions | None = None,
@@ -33,6 +34,7 @@ def reduce(
 ) -> Run:
     """A run of `pipeline` on `model`, active inside `with`; the model leaves exactly as it came.
 
+    `pipeline`: its text, in which a recipe's file may stand in the place of a method, or an object.
     `keep`: int tokens per image, a fraction in (0, 1] or 'a/b'; instead of budgets written in the pipeline.
     `scope`: what `keep` counts over (image, tile, frame, prompt, layer-mean). `positions`: `original` or `compact`.
     `newlines`, `thumbnails`: what becomes of such tokens, in families that have them; see `RolePolicy`.
@@ -46,7 +48,7 @@ def reduce(
 
 def apply(
     model: M,
-    pipeline: str | Method | Pipeline,
+    pipeline: str | Method | Recipe | Pipeline,
     keep: Keep | None = None,
     scope: Scope | None = None,
     positions: Positions | None = None,

@@ -1,4 +1,4 @@
-"""What goes with a model and is no part of it: its tokenizer, for words, and a text tower."""
+"""What goes with a model and is no part of it: its tokenizer, for words, a text tower, and what it is called."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from ..core.text_tower import TextTower
 
 @dataclass(frozen=True)
 class Companions:
-    """A tokenizer, and how to come by a text tower, which is loaded when a method first asks; each may be missing."""
+    """A tokenizer, how to come by a text tower, which is loaded when a method first asks, and a name; all may miss."""
 
     tokenizer: Any = None
     load_tower: Callable[[], TextTower] | None = None
+    name: str | None = None
 
     def tokenizer_for(self, method: str) -> Any:
         """The tokenizer. Raises UnsupportedError, naming the method that asks, where there is none."""
@@ -43,9 +44,14 @@ class Companions:
 _known: WeakKeyDictionary[nn.Module, Companions] = WeakKeyDictionary()
 
 
-def remember(model: nn.Module, processor: Any = None, load_tower: Callable[[], TextTower] | None = None) -> None:
-    """Let runs on a model, or on what wraps it, know its processor and where its text tower comes from."""
-    _known[model] = Companions(tokenizer_of(processor), load_tower)
+def remember(
+    model: nn.Module,
+    processor: Any = None,
+    load_tower: Callable[[], TextTower] | None = None,
+    name: str | None = None,
+) -> None:
+    """Let runs on a model, or on what wraps it, know its processor, where its text tower comes from, and its name."""
+    _known[model] = Companions(tokenizer_of(processor), load_tower, name)
 
 
 def companions_of(model: nn.Module, processor: Any = None, text_tower: TextTower | None = None) -> Companions:

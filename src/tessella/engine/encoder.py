@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..core.contracts import Method
 from ..core.errors import UnsupportedError
 from ..core.pipeline import Pipeline, as_pipeline
+from ..core.recipe import Recipe
 from ..core.view import Captures
 from ..models.adapter import Adapter, find_adapter
 from ..models.footprint import Footprint
@@ -238,7 +239,7 @@ class EncoderWatch:
 def encode_once(
     model: nn.Module,
     inputs: Mapping[str, Any],
-    pipelines: Sequence[str | Method | Pipeline],
+    pipelines: Sequence[str | Method | Recipe | Pipeline],
     stopwatch: Stopwatch | None = None,
 ) -> dict[str, Any]:
     """`mm_encoder_outputs` of one pass of the vision encoder over `inputs`, which serve a run of any of `pipelines`.

@@ -30,6 +30,7 @@ from .decision import Prompt
 from .plan import Plan, make_plan, mean_keep_ratio
 from .report import Report
 from .restoring import restored, seen_at
+from .signature import check_recipes
 from .wiring import Wiring
 
 _active: WeakKeyDictionary[nn.Module, list[Run]] = WeakKeyDictionary()
@@ -62,6 +63,7 @@ class Run:
         self.pipeline = pipeline
         self._adapter = find_adapter(model)
         check_one_process(model)
+        check_recipes(pipeline, model, self._adapter)
         self._plan: Plan = make_plan(self._adapter, pipeline, positions, roles)
         companions = companions_of(model, processor, text_tower)
         for part in pipeline.parts:
