@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .calibration.fitting import calibrate
     from .core.budget import Budget
     from .core.contracts import Method
     from .core.errors import TessellaError
@@ -30,7 +29,6 @@ _HOME = {
     "Run": "engine.run",
     "TessellaError": "core.errors",
     "apply": "engine.apply",
-    "calibrate": "calibration.fitting",
     "can_apply": "engine.apply",
     "current_run": "engine.apply",
     "load": "loading",
