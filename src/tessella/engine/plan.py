@@ -281,7 +281,7 @@ def _layer_mean(method: Method, adapter: Adapter, keep: Fraction, size: int, uni
     tokens: int | Fraction = size
     total = tokens * steps[0].at_layer
     for step, end, groups in zip(steps, [*[s.at_layer for s in steps[1:]], depth], units, strict=True):
-        if step.budget is not None:  # a cut without a budget is expected to leave what it finds
+        if step.budget is not None:  # a cut without one leaves what it finds, unless it says otherwise
             part, card = step.budget.keep, method.card
             of = size if step.of_first else tokens
             left = part if isinstance(part, int) else max(round_count(part * of, card.rounding), card.min_keep)
@@ -289,6 +289,9 @@ def _layer_mean(method: Method, adapter: Adapter, keep: Fraction, size: int, uni
             if step.expect is not None:
                 shares = divide(left, groups.num_tokens)
                 tokens = Fraction(step.expect(Counts(tuple(shares), groups.num_tokens), groups.layout))
+        elif step.expect is not None:
+            free = Counts(groups.num_tokens, groups.num_tokens, asked=False)
+            tokens = Fraction(step.expect(free, groups.layout))
         total += tokens * (end - step.at_layer)
     return Fraction(total, depth * size)
 
