@@ -210,7 +210,7 @@ def with_merged(
     best = recycled.gather(1, in_cluster.int().argmax(dim=2))  # the first that there is
     slots = torch.where(in_cluster.any(dim=2), best, -1)
     merged = merge_by_mean(tokens.gather(1, across(recycled, tokens)), cluster, most).to(tokens.dtype)
-    first = top_indices(-view.places("visual"), num_kept, kept)
+    first = top_indices(-view.places("visual").float(), num_kept, kept)
     order = in_sequence(first, slots, most=max(num_left))
     taken = in_sequence(first, torch.where(slots < 0, -1, there + number), most=max(num_left))
     everything = torch.cat([tokens, merged], dim=1)
