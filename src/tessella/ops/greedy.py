@@ -112,17 +112,24 @@ def distance(a: Float[Tensor, "B N C"], b: Float[Tensor, "B M C"]) -> Float[Tens
 
 
 def cover_most(
-    worth: Float[Tensor, "B V R"], num_picks: Sequence[int], mask: Bool[Tensor, "B V"], block: int | None = None
+    worth: Float[Tensor, "B V R"],
+    num_picks: Sequence[int],
+    mask: Bool[Tensor, "B V"],
+    block: int | None = None,
+    besides: Float[Tensor, "B V"] | None = None,
 ) -> Int[Tensor, "B K"]:
     """Picks that together are worth the most to R targets, by greedy coverage, as `pick_greedily` gives them.
 
     A target has the worth, >= 0, of the best pick for it; `worth[b, v, r]` is that of token v to target r. The sum over
-    targets is submodular: greedy picks reach at least 1 - 1/e of the best. O(V R) a pick; beside `worth`, gains are
-    computed for `block` tokens at a time, in at most 64 MiB, on a CPU 2 MiB.
+    targets is submodular: greedy picks reach at least 1 - 1/e of the best. `besides`, >= 0, is what a token is worth
+    whatever else is picked, which keeps it so. O(V R) a pick; beside `worth`, gains are computed for `block` tokens at
+    a time, in at most 64 MiB, on a CPU 2 MiB.
 
     >>> worth = torch.tensor([[[3.0, 0.0, 3.0], [0.0, 3.0, 2.0], [2.0, 2.0, 2.0]]])
     >>> cover_most(worth, (2,), torch.ones(1, 3, dtype=torch.bool))
     tensor([[0, 1]])
+    >>> cover_most(worth, (2,), torch.ones(1, 3, dtype=torch.bool), besides=torch.tensor([[0.0, 2.0, 0.0]]))
+    tensor([[1, 0]])
     """
     batch, _, num_targets = worth.shape
     items = torch.arange(batch, device=worth.device)
@@ -131,7 +138,8 @@ def cover_most(
 
     def gain(covered: Tensor) -> Tensor:
         """What each token adds to the worth that targets have already."""
-        return torch.cat([(b - covered[:, None]).clamp_(min=0).sum(dim=2) for b in blocks], dim=1)
+        added = torch.cat([(b - covered[:, None]).clamp_(min=0).sum(dim=2) for b in blocks], dim=1)
+        return added if besides is None else added + besides
 
     def absorb(covered: Tensor, pick: Tensor) -> Tensor:
         return torch.maximum(covered, worth[items, pick])
