@@ -22,7 +22,8 @@ def colour_values(adapter: Adapter, encoding: Encoding, read: ReadColours) -> Fl
     """
     if encoding.shown is not None:
         raise UnsupportedError("colours of patches are read, but an earlier step has made tokens of several pictures.")
-    patch = int(adapter.entry.config.vision_config.patch_size)
+    size = adapter.entry.config.vision_config.patch_size
+    patch = (size, size) if isinstance(size, int) else tuple(size)
     pixels = adapter.pixels(encoding.modality, encoding.arguments)
     return torch.cat(
         [
@@ -33,13 +34,13 @@ def colour_values(adapter: Adapter, encoding: Encoding, read: ReadColours) -> Fl
 
 
 def read_picture(
-    adapter: Adapter, pixels: Tensor, footprint: Footprint, patch: int, read: ReadColours
+    adapter: Adapter, pixels: Tensor, footprint: Footprint, patch: tuple[int, ...], read: ReadColours
 ) -> Float[Tensor, "I N"]:
-    """What `read` gives for the patches, each `patch` pixels a side, of each encoder item of a footprint."""
+    """What `read` gives for the patches, each of `patch` = (height, width), of each encoder item of a footprint."""
     shown = torch.stack(adapter.restore(pixels, footprint)).float()
     mean, std = (torch.tensor(s).to(shown.device, non_blocking=True).view(-1, 1, 1) for s in adapter.pixel_statistics())
-    rows, columns = shown.shape[2] // patch, shown.shape[3] // patch
-    whole = shown[:, :, : rows * patch, : columns * patch]
+    rows, columns = (pixels // each for pixels, each in zip(shown.shape[2:], patch, strict=True))
+    whole = shown[:, :, : rows * patch[0], : columns * patch[1]]
     return read((whole * std + mean) * 255, rows, columns)
 
 
