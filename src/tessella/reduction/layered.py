@@ -16,11 +16,11 @@ import dataclasses
 from dataclasses import dataclass
 from fractions import Fraction
 
-from ..core.budget import Counts, round_count
+from ..core.budget import Budget, Counts, round_count
 from ..core.cards import Card
-from ..core.contracts import Method, Schedule
-from ..core.errors import MethodError
-from ..core.model_info import PaperLayer
+from ..core.contracts import Method, Schedule, Step
+from ..core.errors import MethodError, UnsupportedError
+from ..core.model_info import ModelInfo, PaperLayer
 from ..core.registry import register
 from ..core.schedules import SHAPES, left_at
 
@@ -49,6 +49,12 @@ class Layered(Schedule):
         if self.ratios is not None:
             self._check_ratios(self.ratios, layers)
         object.__setattr__(self, "card", self._card())  # of its method
+
+    def steps(self, info: ModelInfo, budget: Budget | None) -> tuple[Step, ...]:
+        """The method's cut in front of each layer. Raises UnsupportedError where it can only cut whole grids."""
+        if len(self.layers) > 1 and "grid" in self.method.needs(info):
+            raise UnsupportedError(f"layered: {self.method.id} needs whole grids, which its first cut takes apart.")
+        return super().steps(info, budget)
 
     def left_after(self, number: int, counts: Counts) -> tuple[int, ...]:
         there = counts.originally
