@@ -183,7 +183,7 @@ class Reading:
         counts = counts_of(step, segment.layout, units, self._roles, self._first.get(step.part))
         positions = self._positions or ("original" if self._adapter.info.multi_axis_positions else None)
         positions = positions or step.positions or step.method.card.positions
-        everything = counts.asked and counts.is_everything
+        everything = counts.is_everything and (counts.asked or not counts.num_tokens)  # none may be left to decide on
         bystanders = Bystanders.of(segment.layout, self._roles.fates(step.method.card), everything)
         if everything:
             keep = units.index.to(hidden.device, non_blocking=True) >= 0
