@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -96,8 +97,7 @@ class AttentionDebias(Corrector):
                 "coefficients, or take form='none' for the padding alone."
             )
         steps = self.scorer.steps(info, budget)
-        scored = [number for number, step in enumerate(steps) if step.reduce == self.scorer.reduce]
-        corrected = scored if self.cuts == "all" else scored[:1]
+        corrected = self.corrected(steps)
         curves = dict(zip(corrected, self._curves(len(corrected)), strict=True))
         masked, out = False, []
         for number, step in enumerate(steps):
@@ -106,6 +106,11 @@ class AttentionDebias(Corrector):
             reduce = curves[number].reduce if number in curves else step.reduce
             out.append(dataclasses.replace(step, method=self, reduce=reduce, count=count))
         return tuple(out)
+
+    def corrected(self, steps: Sequence[Step]) -> list[int]:
+        """Which of its scorer's steps are corrected: the first that goes by the score, or all that do."""
+        scored = [number for number, step in enumerate(steps) if step.reduce == self.scorer.reduce]
+        return scored if self.cuts == "all" else scored[:1]
 
     def correct(self, scores: Float[Tensor, "B V"], view: View) -> Float[Tensor, "B V"]:
         """s w m: the scores over their trend, relative to the first position's, and zero on padding."""
