@@ -47,28 +47,31 @@ def run_calibration(
 ) -> Recipe:
     """Fit what is asked for and write the recipe, by default METHOD.json; returns it as it is read from there.
 
-    Nothing is written before all is fitted.
+    Nothing is written before all is fitted. Ctrl-C raises KeyboardInterrupt that says so.
     """
     method = read_method(request.method)
     fitter = find_fitter(method.id)
     options = read_options(request.options)
-    fitter.check(request.budget, options)
+    fitter.check(request.budget, options, request.batch)
     target = check_recipe_target(f"{method.id}.json" if out is None else out)
     samples = load_samples(request.data, request.limit, request.seed)
     fitter.check_samples(len(samples))
     model, processor = source.load()
-    recipe = calibrate(
-        model,
-        processor,
-        method,
-        samples,
-        request.budget,
-        request.seed,
-        options,
-        advance,
-        batch=request.batch,
-        data_name=name_data(request.data),
-    )
+    try:
+        recipe = calibrate(
+            model,
+            processor,
+            method,
+            samples,
+            request.budget,
+            request.seed,
+            options,
+            advance,
+            batch=request.batch,
+            data_name=name_data(request.data),
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("nothing was written") from None
     return save_recipe(recipe, target)
 
 

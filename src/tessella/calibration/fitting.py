@@ -38,8 +38,10 @@ class Fitter:
     options: tuple[str, ...] = ()
     uses_keep: bool = False
 
-    def check(self, budget: Budget | None, options: Mapping[str, Any]) -> None:
-        """Raise InputError for an option or a keep that this fitter does not take."""
+    def check(self, budget: Budget | None, options: Mapping[str, Any], batch: int) -> None:
+        """Raise InputError for an option or a keep that this fitter does not take, or for a batch of nothing."""
+        if batch < 1:
+            raise InputError(f"batch must be at least 1 sample; got {batch}.")
         for name in options:
             if name not in self.options:
                 close = difflib.get_close_matches(name, self.options, n=1)
@@ -100,10 +102,8 @@ def calibrate(
     method = read_method(method) if isinstance(method, str) else method
     budget = keep if isinstance(keep, Budget | None) else Budget(keep)
     options = dict(options or {})
-    if batch < 1:
-        raise InputError(f"batch must be at least 1 sample; got {batch}.")
     fitter = find_fitter(method.id)
-    fitter.check(budget, options)
+    fitter.check(budget, options, batch)
     fitter.check_samples(len(samples))
     adapter = find_adapter(model)
     check_method(adapter, method)
