@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 import pytest
@@ -171,9 +172,9 @@ def test_a_list_drops_one_token_at_least_but_never_the_last() -> None:
 def test_tokens_really_processed() -> None:
     """146 on average, where the paper counts 129 by the outputs of its layers."""
     method: Any = make("adaptinfer")
-    seen = [576, *(n for n in kept_after(method, 576))]
+    seen = [576, *kept_after(method, 576)]
     ends = [*(int(n) for n in method.layers), 32]
-    layers = [ends[0], *(b - a for a, b in zip(ends, ends[1:], strict=False))]
+    layers = [ends[0], *(b - a for a, b in itertools.pairwise(ends))]
     assert layers == [2, 9, 10, 11]
     assert round(sum(n * s for n, s in zip(layers, seen, strict=True)) / 32) == 146
 
