@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core.budget import Budget, Counts, round_count
-from ..core.cards import Card
+from ..core.cards import Card, Count
 from ..core.contracts import Method, Rewriter, Step, keep_highest
 from ..core.errors import BudgetError, MethodError, UnsupportedError
 from ..core.layout import Layout
@@ -157,8 +157,8 @@ class InformationHorizon(Method):
 
     def _card(self) -> Card:
         """That of its method, but for the draw."""
-        card, loose = self.method.card, "exact" if self._is_exact else "at_most"
-        count = loose if self._needs_keep else "adaptive"
+        card = self.method.card
+        count: Count = "adaptive" if not self._needs_keep else "exact" if self._is_exact else "at_most"
         return replace(
             type(self).card,
             stages=tuple(dict.fromkeys((*card.stages, "prefill"))),
