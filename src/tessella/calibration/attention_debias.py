@@ -1,12 +1,12 @@
 """Attention debiasing: fits `coefficients` over `length` places to the scorer's mean score by place in a picture.
 
 The method's `form` says which trend is fitted, its `cuts` at which cuts of the scorer; nothing is removed in front of
-any. Tokens on padding do not count, nor do newlines. Scores are taken as multiples of an equal share of their prompt, so
-that pictures of several sizes can be averaged; where all have one size this changes no curve.
+any. Tokens on padding do not count, nor do newlines. Scores are taken as multiples of an equal share of their prompt,
+so that pictures of several sizes can be averaged; where all have one size this changes no curve.
 
-The paper averages 500 captions. On the embedded model the trends of 32 samples and of 500 others, where they end, are 3%
-of a score apart, so 32 are asked for. Samples should be neutral: a curve that is fitted on a benchmark's own questions
-knows where their answers lie.
+The paper averages 500 captions. On the embedded model the trends of 32 samples and of 500 others, where they end, are
+3% of a score apart, so 32 are asked for. Samples should be neutral: a curve that is fitted on a benchmark's own
+questions knows where their answers lie.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ from ..core.reduction import Reduction
 from ..core.view import Point, View
 from ..engine.apply import reduce
 from ..models.adapter import find_adapter
-from ..ops.trends import SIZES, fit_trend, trend
-from ..reduction.attention_debias import AttentionDebias, raster_share
+from ..ops.trends import SIZES, fit_trend, raster_share, trend
 from ..samples import batches
 from .job import Fit, Job
 
@@ -43,9 +42,9 @@ See = Callable[[int, View, Tensor], None]
 
 @dataclass(frozen=True, eq=False)
 class Onlooker(Method):
-    """Shows `see` the scores at each cut that a method corrects, counted from 0, and removes nothing."""
+    """Shows `see` the scores at each cut that an attention_debias corrects, counted from 0, and removes nothing."""
 
-    method: AttentionDebias
+    method: Any
     see: See
 
     id = "onlooker"
@@ -88,12 +87,11 @@ class Onlooker(Method):
         return Reduction(view.mask, view.layout.num_tokens)
 
 
-def fit(method: Method, job: Job) -> Fit:
+def fit(method: Any, job: Job) -> Fit:
     """Curves of the scorer, one for each corrected cut.
 
     Raises MethodError for a form that is not fitted, InputError where no sample has a picture or no trend fits.
     """
-    assert isinstance(method, AttentionDebias)
     if method.form not in SIZES:
         raise MethodError(
             f"attention_debias: form must be one of {', '.join(SIZES)} to be fitted; got {method.form!r}."
@@ -115,7 +113,7 @@ def fit(method: Method, job: Job) -> Fit:
     return Fit(settings, {"scorer": format_method(method.scorer), "samples": len(job.samples), "cuts": evidence})
 
 
-def measured(method: AttentionDebias, job: Job) -> list[Float[Tensor, " N"]]:
+def measured(method: Any, job: Job) -> list[Float[Tensor, " N"]]:
     """Mean score by place of each corrected cut, of the largest grid that was seen; NaN where no token ever stood."""
     info = find_adapter(job.model).info
     found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in method.corrected(method.scorer.steps(info, None))]

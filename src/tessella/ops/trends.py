@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..core.layout import CLASS, NEWLINE, Layout
+
 SIZES: Final = {"exp": 1, "cubic": 3}  # coefficients of each form
 
 
@@ -68,3 +70,20 @@ def fit_trend(form: str, mean: Float[Tensor, " N"]) -> tuple[float, ...]:
     if not bool((powers @ solved > 0).all()):
         raise ValueError("the cubic through the mean scores is not above 0 at every place")
     return tuple(float(c / solved[0]) / last**p for p, c in enumerate(solved) if p)
+
+
+def raster_share(layout: Layout) -> Float[Tensor, "B V"]:
+    """How far each token is along its own grid, row by row, before any cut: 0 to 1; -1 where it is of no grid.
+
+    >>> raster_share(Layout.single(1, 2, 2))
+    tensor([[0.0000, 0.3333, 0.6667, 1.0000]], dtype=torch.float64)
+    """
+    out = torch.full(layout.slot.shape, -1.0, dtype=torch.float64)
+    patch = layout.mask & (layout.role != NEWLINE) & (layout.role != CLASS)
+    for b, blocks in enumerate(layout.blocks):
+        for block in (k for k in blocks if k.columns):  # a lone newline has the key of the grid in front of it
+            mine = patch[b] & (layout.image[b] == block.image) & (layout.tile[b] == block.tile)
+            mine &= layout.frame[b] == block.frame
+            place = layout.row[b] * block.columns + layout.column[b]
+            out[b] = torch.where(mine, place / max(block.rows * block.columns - 1, 1), out[b])
+    return out

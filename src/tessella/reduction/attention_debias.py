@@ -29,12 +29,12 @@ from ..core.budget import Budget, Counts
 from ..core.cards import Card
 from ..core.contracts import Corrector, Scorer, Step
 from ..core.errors import MethodError
-from ..core.layout import CLASS, NEWLINE, Layout
+from ..core.layout import Layout
 from ..core.model_info import ModelInfo
 from ..core.reduction import Reduction
 from ..core.registry import make, register
 from ..core.view import View
-from ..ops.trends import SIZES, falling_weights, read_curve, trend
+from ..ops.trends import SIZES, falling_weights, raster_share, read_curve, trend
 
 FORMS: Final = ("exp", "cubic", "table", "none")
 CUTS: Final = ("first", "all")
@@ -198,20 +198,3 @@ class AttentionDebias(Corrector):
             count_reason=loose.count_reason,
             exact_with_keep=False,
         )
-
-
-def raster_share(layout: Layout) -> Float[Tensor, "B V"]:
-    """How far each token is along its own grid, row by row, before any cut: 0 to 1; -1 where it is of no grid.
-
-    >>> raster_share(Layout.single(1, 2, 2))
-    tensor([[0.0000, 0.3333, 0.6667, 1.0000]], dtype=torch.float64)
-    """
-    out = torch.full(layout.slot.shape, -1.0, dtype=torch.float64)
-    patch = layout.mask & (layout.role != NEWLINE) & (layout.role != CLASS)
-    for b, blocks in enumerate(layout.blocks):
-        for block in (k for k in blocks if k.columns):  # a lone newline has the key of the grid in front of it
-            mine = patch[b] & (layout.image[b] == block.image) & (layout.tile[b] == block.tile)
-            mine &= layout.frame[b] == block.frame
-            place = layout.row[b] * block.columns + layout.column[b]
-            out[b] = torch.where(mine, place / max(block.rows * block.columns - 1, 1), out[b])
-    return out
