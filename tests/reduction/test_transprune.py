@@ -166,7 +166,7 @@ def test_variation_is_a_softmax_over_the_whole_sequence_times_the_ratio_of_lengt
     x, y = torch.randn(2, 9, CHANNELS), torch.randn(2, 9, CHANNELS) * 3
     real = torch.ones(2, 9, dtype=torch.bool)
     real[1, :4] = False  # a prompt padded on the left
-    x[1, :4], y[1, :4] = torch.nan, torch.inf
+    x[1, :2], y[1, :4] = torch.nan, torch.inf
     got = transition_variation(x, y, real)
     for b, start in ((0, 0), (1, 4)):
         want = torch.tensor(slow_variation(x[b, start:].double(), y[b, start:].double()))

@@ -92,7 +92,7 @@ class TransPrune(Progressive):
     ) -> None:
         """Add the variation of the visual tokens in one module to that of the modules before it."""
         variation = transition_variation(inputs, outputs, real_tokens(view, inputs.shape[1]), self.abs_cos)
-        visual = variation.gather(1, view.places("visual").clamp(min=0)).masked_fill(~view.mask, 0)
+        visual = variation.gather(1, view.places("visual").clamp(min=0))
         view.state["variation"] = view.state["variation"] + visual if "variation" in view.state else visual
 
     def score(self, view: View) -> Float[Tensor, "B V"]:
