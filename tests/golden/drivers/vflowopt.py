@@ -26,7 +26,7 @@ def replay(file: Golden) -> None:
 
 
 def replay_map(file: Golden) -> None:
-    colours, patch = torch.as_tensor(file["pixels_uint8"]), int(file.number("patch"))
+    colours, patch = torch.as_tensor(file["pixels_uint8"]).float(), int(file.number("patch"))
     rows, columns = (n // patch for n in colours.shape[1:])
     whole = colours[None, :, : rows * patch, : columns * patch]
     view = ArrayView(encoder_attention=file["attention"][None], colours=whole, grids=(rows, columns))
