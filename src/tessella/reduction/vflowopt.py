@@ -77,10 +77,10 @@ class VFlowOpt(Scorer):
     def __post_init__(self) -> None:
         if list(self.layers) != sorted(set(self.layers)) or min(self.layers, default=1) < 1:
             raise MethodError(f"vflowopt: layers must ascend, from 1 on; got {tuple(map(int, self.layers))}.")
-        if len(self._ratios) != len(self.layers) + 1 or not all(0 < r <= 1 for r in self._ratios):
+        if len(self.shares) != len(self.layers) + 1 or not all(0 < r <= 1 for r in self.shares):
             raise MethodError(
                 f"vflowopt: ratios are shares in (0, 1], one for the connector and one for each of {len(self.layers)} "
-                f"layers; got {self._ratios}."
+                f"layers; got {self.shares}."
             )
         for name, value, least in (("threshold", self.threshold, 0), ("side", self.side, 1)):
             if not least <= value < math.inf:
@@ -89,6 +89,11 @@ class VFlowOpt(Scorer):
             raise MethodError(f"vflowopt: alpha must be a finite number; got {self.alpha}.")
         if self.rows not in ("mean", "sum"):
             raise MethodError(f"vflowopt: rows must be 'mean' or 'sum'; got {self.rows!r}.")
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """What each cut keeps of what it finds, where no keep is given."""
+        return PAPER_RATIOS if self.ratios is None else self.ratios
 
     def needs(self, info: ModelInfo) -> tuple[str, ...]:
         return (*self.card.needs, "pixels") if self.alpha else self.card.needs
@@ -182,8 +187,8 @@ class VFlowOpt(Scorer):
     def left_after(self, number: int, counts: Counts) -> tuple[int, ...]:
         """Tokens of each item behind cut `number`, 0 at the connector, if all cells are hit."""
         if not counts.asked:
-            return tuple(max(n - round(n * (1 - self._ratios[number])), min(n, 1)) for n in counts.num_tokens)
-        shares = list(accumulate(self._ratios, mul))
+            return tuple(max(n - round(n * (1 - self.shares[number])), min(n, 1)) for n in counts.num_tokens)
+        shares = list(accumulate(self.shares, mul))
         wanted = (round(k * shares[number] / shares[-1]) for k in counts.num_keep)
         return tuple(min(w, n) for w, n in zip(wanted, counts.num_tokens, strict=True))
 
@@ -201,10 +206,6 @@ class VFlowOpt(Scorer):
         if self.encoder_layer is not None:
             return self.encoder_layer
         return info.global_layers[-1] if info.global_layers else info.feature_layer
-
-    @property
-    def _ratios(self) -> tuple[float, ...]:
-        return PAPER_RATIOS if self.ratios is None else self.ratios
 
 
 def entropy_shares(colours: Float[Tensor, "I c h w"], rows: int, columns: int) -> Float[Tensor, "I N"]:
