@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from functools import singledispatch
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..app import demo
 from ..app.answering import Comparison
 from ..app.families import Matrix
 from ..app.page import format_bytes
 from .output import print_table, printable
+
+if TYPE_CHECKING:
+    from ..instruments.diagnosis import Diagnosis
 
 
 def print_comparison(comparison: Comparison) -> None:
@@ -120,6 +123,13 @@ def print_matrix(matrix: Matrix) -> None:
         print(f"{number}: {printable(reason)}")
     for family, reason in matrix.missing.items():
         print(f"not tried: {family}: {printable(reason)}")
+
+
+def print_diagnosis(diagnosis: Diagnosis) -> None:
+    for finding in diagnosis.findings:
+        print(printable(f"{finding.note.title}\n{finding.note.seen}\n"))
+    for name, reason in diagnosis.left_out.items():
+        print(printable(f"left out: {name}: {reason}"))
 
 
 @singledispatch
