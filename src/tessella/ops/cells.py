@@ -11,7 +11,7 @@ from ..core.layout import Layout
 _MOSAIC = -2  # in place of a tile's number, for tiles that are laid together
 
 
-def cells_of(layout: Layout, side: float) -> tuple[Int[Tensor, "B V"], int]:
+def cells_of(layout: Layout, side: int | float) -> tuple[Int[Tensor, "B V"], int]:
     """The cell of `side` x `side` places in which each token lies, -1 for padding; and how many an item has at most.
 
     Cells are numbered within their item; `side` > 0 need not be whole. Tiles that are laid together are one grid, with
