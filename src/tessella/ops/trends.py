@@ -84,6 +84,6 @@ def raster_share(layout: Layout) -> Float[Tensor, "B V"]:
         for block in (k for k in blocks if k.columns):  # a lone newline has the key of the grid in front of it
             mine = patch[b] & (layout.image[b] == block.image) & (layout.tile[b] == block.tile)
             mine &= layout.frame[b] == block.frame
-            place = layout.row[b] * block.columns + layout.column[b]
+            place = (layout.row[b] * block.columns + layout.column[b]).double()
             out[b] = torch.where(mine, place / max(block.rows * block.columns - 1, 1), out[b])
     return out

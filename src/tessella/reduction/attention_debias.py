@@ -7,7 +7,7 @@ Differs  no curve is shipped, for one belongs to a model, a layer and a scorer, 
          `tessella calibrate attention_debias` fits one, and without `coefficients` the method is refused. Their files
          are the form `table`. A picture of another number of tokens than `length` reads the curve at its relative
          place, each tile or frame by itself; newlines are left as they are. Padding is read off the pixels: lines at
-         the border of a picture of one grid that show the mean colour alone, to within two pixels of what its size
+         the border of a picture of one grid that show the mean colour alone, to within three pixels of what its size
          says; a model that does not pad has none. Of k tokens, those on padding are left out and not replaced, but for
          protected ones; a scorer that merges gets the masked scores and no more; an item on nothing but padding is not
          masked. SparseVLM's own mask, resized from pixels, is the same rule with the threshold 0.5 here
