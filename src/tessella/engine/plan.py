@@ -225,8 +225,8 @@ def _names(units: Units) -> list[tuple[int, ...]]:
         "tile": ("image", "frame", "tile"),
         "frame": ("image", "frame"),
     }
-    parts = columns[units.unit]
-    return list(zip(units.source_row, *(getattr(units.layout, p)[:, 0].tolist() for p in parts), strict=True))
+    first = (getattr(units.layout, c)[:, :1].flatten().tolist() for c in columns[units.unit])
+    return list(zip(units.source_row, *first, strict=True))
 
 
 def mean_keep_ratio(tokens_by_layer: list[int], num_tokens: int) -> float:
