@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -27,7 +26,7 @@ from ..core.cards import Card, Count
 from ..core.contracts import Method, Rewriter, Step, keep_highest
 from ..core.errors import BudgetError, MethodError, UnsupportedError
 from ..core.layout import Layout
-from ..core.model_info import ModelInfo, PaperLayer, fit_layers
+from ..core.model_info import ModelInfo, PaperLayer
 from ..core.reduction import Reduction
 from ..core.registry import register
 from ..core.view import Captures, Point, View
@@ -76,12 +75,10 @@ class InformationHorizon(Method):
 
     def fit(self, info: ModelInfo) -> Method:
         """Its method and the horizon fitted to a model: the paper's for that depth, else that of 28 layers, scaled."""
-        fitted: Any = super().fit(info)
         if self.at_layer is not None:
-            return fitted
+            return super().fit(info)
         deep, shallow = HORIZONS[self.task]
-        paper = shallow if info.num_layers == shallow.depth else deep
-        return replace(fitted, **fit_layers({"at_layer": paper}, {"at_layer": "decoder"}, info))
+        return replace(self, at_layer=shallow if info.num_layers == shallow.depth else deep).fit(info)
 
     def needs(self, info: ModelInfo) -> tuple[str, ...]:
         return self.method.needs(info)
@@ -115,20 +112,7 @@ class InformationHorizon(Method):
                 f"information_horizon draws in front of layer {self.at_layer}, and {self.method.id} still cuts in "
                 f"front of layer {last}; give at_layer > {last}."
             )
-        if budget is None and self.share:
-            return (*before, Step(self, "prefill", self.at_layer, Budget(self.share), self.reduce, Captures()))
-        draw = Step(
-            self,
-            "prefill",
-            self.at_layer,
-            budget,
-            self.reduce,
-            Captures(),
-            count="exact" if self._is_exact else "at_most",
-            of_first=True,
-            expect=None if self.share else expect_nothing,
-        )
-        return (*before, draw)
+        return (*before, self._draw(budget))
 
     def budget_before(self, budget: Budget | None) -> Budget | None:
         """What is asked of its method: keep / share, or everything if there is not as much."""
@@ -145,6 +129,16 @@ class InformationHorizon(Method):
             return Reduction(torch.zeros_like(view.mask), (0,) * len(view.mask))
         with view.clock("select"):
             return Reduction(keep_highest(view.uniforms(self.seed), counts, mask=view.mask), counts.num_keep)
+
+    def _draw(self, budget: Budget | None) -> Step:
+        """The cut at the horizon."""
+        step = Step(self, "prefill", int(self.at_layer or 0), budget, self.reduce, Captures())
+        if not self.share:
+            whole = budget if budget is not None and budget.is_everything else None
+            return replace(step, budget=whole, count="adaptive", expect=expect_nothing)
+        if budget is None:
+            return replace(step, budget=Budget(self.share), count="exact")
+        return replace(step, count="exact" if self._is_exact else "at_most", of_first=True)
 
     @property
     def _needs_keep(self) -> bool:
