@@ -202,6 +202,7 @@ def test_a_recipe_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: py
         ("r.json", "'{}':9", "{}:9"),
         ("my recipe.v2.json", "{}:9", "{}:9"),
         ("a (1), b|c.json", "'{}':9", "'{}':9"),
+        ("b|c.json", "'{}':9", "'{}':9"),
         ("it's.json", '"{}":9', '"{}":9'),
         ("R.JSON", "{}:9", "{}:9"),
     ],
