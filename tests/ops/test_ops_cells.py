@@ -19,8 +19,8 @@ def names_of(cell: torch.Tensor, places: list[tuple[int, ...]]) -> bool:
     return all((cell[i] == cell[j]) == (places[i] == places[j]) for i in range(len(places)) for j in range(len(places)))
 
 
-@pytest.mark.parametrize("side", [1, 1.4, 2, 2.5, 9])
-def test_tiles_that_are_laid_together_are_one_grid(side: int | float) -> None:
+@pytest.mark.parametrize("side", [1.0, 1.4, 2.0, 2.5, 9.0])
+def test_tiles_that_are_laid_together_are_one_grid(side: float) -> None:
     """A thumbnail of 3 x 3, and a mosaic of 3 x (2 + 2) of two tiles a row; newlines come last."""
     tiles = [
         Block(0, 2, 2, tile=1, top=0, left=0, mosaic=(2, 2)),
@@ -42,7 +42,7 @@ def test_tiles_that_are_laid_together_are_one_grid(side: int | float) -> None:
 
 def test_frames_and_pictures_have_cells_of_their_own() -> None:
     blocks = [Block(0, 2, 2, frame=f) for f in range(2)] + [Block(1, 2, 2)]
-    cell, most = cells_of(Layout.build([range(12)], [blocks]), 5)
+    cell, most = cells_of(Layout.build([range(12)], [blocks]), 5.0)
     assert most == 3
     assert names_of(cell[0], [(i // 4,) for i in range(12)])
 

@@ -11,13 +11,13 @@ from ..core.layout import Layout
 _MOSAIC = -2  # in place of a tile's number, for tiles that are laid together
 
 
-def cells_of(layout: Layout, side: int | float) -> tuple[Int[Tensor, "B V"], int]:
+def cells_of(layout: Layout, side: float) -> tuple[Int[Tensor, "B V"], int]:
     """The cell of `side` x `side` places in which each token lies, -1 for padding; and how many an item has at most.
 
     Cells are numbered within their item; `side` > 0 need not be whole. Tiles that are laid together are one grid, with
     newlines as its last column; every other block is a grid of its own. It is worked out on the host.
 
-    >>> cells_of(Layout.single(1, 2, 4), side=2)
+    >>> cells_of(Layout.single(1, 2, 4), side=2.0)
     (tensor([[0, 0, 1, 1, 0, 0, 1, 1]]), 2)
     """
     row, column, tile = layout.row.clone(), layout.column.clone(), layout.tile.clone()
