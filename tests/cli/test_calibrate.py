@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import os
 import shlex
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from tessella.app import calibrating
 from tessella.cli import progress
 from tessella.cli.progress import Reporter
 from tessella.core.recipe import read_recipe
@@ -123,11 +125,15 @@ def test_a_recipe_of_another_model_is_one_line(refusal, call, picture, fitter, t
 
 def test_steps_are_shown_now_and_then(capsys, monkeypatch):
     clock = iter(range(0, 1000, 6))
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     with Reporter() as reporter:
         for done in range(0, 5):
             reporter.advance(done, 4)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "0 of 4 steps"
     assert all(" of 4 steps, " in line and line.endswith(" s left") for line in lines[1:])
-    assert time.monotonic  # the clock of the module alone was replaced
+
+
+def test_options_are_python_values_or_texts():
+    assert doctest.testmod(calibrating) == (0, 1)
+    assert calibrating.read_options(["a = (1, 2)", "b=0.5", "c=x=y"]) == {"a": (1, 2), "b": 0.5, "c": "x=y"}
