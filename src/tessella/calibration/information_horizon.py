@@ -92,6 +92,7 @@ def fit(method: Method, job: Job) -> Fit:
     return Fit({"at_layer": at_layer}, evidence)
 
 
+@torch.no_grad()
 def measure(job: Job) -> tuple[Float[Tensor, "n L"], int]:
     """For each sample and layer, by how much the answer's probability changes where no visual token goes further.
 
