@@ -28,7 +28,7 @@ def cells_of(layout: Layout, side: float) -> tuple[Int[Tensor, "B V"], int]:
             row[b] += mine * (block.top or 0)
             column[b] += mine * block.left
             tile[b].masked_fill_(mine, _MOSAIC)
-    lines = [(place.double() / side).floor().long() for place in (row, column)]
+    lines = [(place.float() / side).floor().long() for place in (row, column)]
     names = torch.stack([layout.image, layout.frame, tile, *lines], dim=2)
     out, most = torch.full_like(layout.slot, -1), 0
     for b, count in enumerate(layout.num_tokens):
