@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable
 from functools import cached_property
 
@@ -155,13 +156,17 @@ class EncoderView(UnitsView):
         return torch.stack(out)
 
     def padding(self) -> Float[Tensor, "B V"]:
-        shares = torch.cat([self._padding_of(picture) for picture in self._sources.pictures])
-        return shares[self._token_numbers()] * self.mask
+        images = [(row, b.image) for row, blocks in enumerate(self._history[0].layout.blocks) for b in blocks]
+        grids, first, shares = Counter(images), 0, []
+        for picture in self._sources.pictures:
+            shares.append(self._padding_of(picture, grids[images[first]] == 1))
+            first += len(picture.footprint.blocks)
+        return torch.cat(shares)[self._token_numbers()] * self.mask
 
-    def _padding_of(self, picture: Picture) -> Float[Tensor, " T"]:
-        """The padded share of each token of a picture."""
-        blocks = picture.footprint.blocks
-        if len(blocks) != 1 or blocks[0].newlines:  # tiles and frames, which are cut and scaled without padding
+    def _padding_of(self, picture: Picture, is_alone: bool) -> Float[Tensor, " T"]:
+        """The padded share of each token of a picture, which is one grid, or else cut and scaled without padding."""
+        block = picture.footprint.blocks[0]
+        if not is_alone or block.newlines:
             return torch.zeros(picture.footprint.num_tokens, device=self.device)
         if not picture.has_pixels and not picture.shown:
             raise UnsupportedError(
@@ -169,7 +174,7 @@ class EncoderView(UnitsView):
             )
         shown = picture.shown or self._adapter.restore(picture.content, picture.footprint)
         height, width = shown[0].shape[1:]
-        share = padded_share(blank_margins(shown[0]), (height, width), (blocks[0].rows, blocks[0].columns))
+        share = padded_share(blank_margins(shown[0]), (height, width), (block.rows, block.columns))
         return share.flatten().to(self.device, torch.float32, non_blocking=True)
 
     def per_patch(self, read: ReadColours) -> Float[Tensor, "B V"]:
