@@ -107,11 +107,12 @@ def test_without_threshold_and_entropy_it_is_the_mean_of_attention() -> None:
 
 
 def test_patches_above_the_threshold_fit_in_their_columns() -> None:
-    """Nearly as many as can be: 9 of 100 patches receive a little more than 10 times the mean."""
-    received = torch.full((1, 100), 1e-4)
-    received[0, ::12] = 1.0
-    assert method(threshold=10.0).reference_patches(received)[0].tolist() == [*range(0, 100, 12), -1]
-    assert method(threshold=0.0).reference_patches(received).shape == (1, 100)
+    """Nearly as many as can be: 9 of 100 patches receive a little more than 10 times their picture's mean."""
+    received = torch.full((2, 100), 1e-4)
+    received[:, ::12] = 1.0
+    received[1] /= 1000
+    assert method(threshold=10.0).reference_patches(received).tolist() == [[*range(0, 100, 12), -1]] * 2
+    assert method(threshold=0.0).reference_patches(received).shape == (2, 100)
 
 
 def test_entropy_is_added_as_shares_and_newlines_are_1() -> None:

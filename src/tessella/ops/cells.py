@@ -23,16 +23,20 @@ def cells_of(layout: Layout, side: float) -> tuple[Int[Tensor, "B V"], int]:
     row, column, tile = layout.row.clone(), layout.column.clone(), layout.tile.clone()
     for b, blocks in enumerate(layout.blocks):
         for block in (k for k in blocks if k.top is not None):
-            key = zip((layout.image[b], layout.tile[b], layout.frame[b]), block.key, strict=True)
-            mine = torch.stack([numbers == number for numbers, number in key]).all(dim=0)
+            names = zip((layout.image[b], layout.tile[b], layout.frame[b]), block.key, strict=True)
+            mine = torch.stack([numbers == number for numbers, number in names]).all(dim=0)
             row[b] += mine * (block.top or 0)
             column[b] += mine * block.left
             tile[b].masked_fill_(mine, _MOSAIC)
-    lines = [(place.float() / side).floor().long() for place in (row, column)]
-    names = torch.stack([layout.image, layout.frame, tile, *lines], dim=2)
+    if row.numel() == 0:
+        return row, 0
+    key = torch.zeros_like(row)
+    lines = ((place.float() / side).floor().long() for place in (row, column))
+    for number in (layout.image, layout.frame, tile - _MOSAIC, *lines):
+        key = key * (int(number.amax()) + 1) + number
     out, most = torch.full_like(layout.slot, -1), 0
     for b, count in enumerate(layout.num_tokens):
-        cells, out[b, :count] = torch.unique(names[b, :count], dim=0, return_inverse=True)
+        cells, out[b, :count] = torch.unique(key[b, :count], return_inverse=True)
         most = max(most, len(cells))
     return out, most
 

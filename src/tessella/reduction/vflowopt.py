@@ -10,7 +10,8 @@ Differs  the released settings for a mean of 25% are the default; those for 50% 
          authors'; of an encoder with windows its last global one. A class token neither asks nor is asked. Entropy is
          that of the colours, which the authors' code reads off normalised pixels; where no file of the model says how
          these were normalised, as is usual in its family. Newlines are protected, beside their importance of 1. A cell
-         whose weights sum to 0 has its mean. Each picture of a prompt has its own map, where the authors share one.
+         whose weights sum to 0 has its mean. Each picture of a prompt has a map of its own and is recycled; the
+         authors share one map, and cut several pictures without recycling.
          Inside the model tokens keep their positions, as in the authors' code; at the connector they are re-indexed
 """
 
