@@ -6,6 +6,7 @@ Built-in methods are the files of the wings; third parties add theirs through th
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 import importlib.util
@@ -71,7 +72,7 @@ def load_class(method_id: str) -> type[Method]:
 def make(method_id: str, **settings: Any) -> Method:
     """A method by id with hyper-parameters. Raises UnknownMethodError or MethodError, naming what is allowed."""
     cls = load_class(method_id)
-    known = list(getattr(cls, "__dataclass_fields__", {}))
+    known = [f.name for f in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
     for name in settings:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
