@@ -185,6 +185,7 @@ def test_settings_that_make_no_sense() -> None:
         ({"layers": (0, 8)}, "from 1 on"),
         ({"ratios": (0.5, 0.2)}, "one number for each of the 3 layers"),
         ({"ratios": (0.2, 0.5, 0.1)}, "do not grow with depth"),
+        ({"at_layer": 2}, "no setting 'at_layer'; allowed: layers, ratios, smoothing[.]"),
         ({"smoothing": 1.5}, r"smoothing lies in \[0, 1\]; got 1.5"),
         ({"smoothing": float("nan")}, r"smoothing lies in \[0, 1\]; got nan"),
     ):

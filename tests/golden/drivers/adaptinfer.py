@@ -29,7 +29,7 @@ def replay(file: Golden) -> None:
         lengths=(first + there + behind,),
         at_layer=2,
     )
-    ratios, smoothing = (file.number("keep") / there,), file.number("lam")
+    ratios, smoothing = (min(file.number("keep") / there, 1.0),), file.number("lam")
     method: Any = make("adaptinfer", layers=(2,), ratios=ratios, smoothing=smoothing)
     text = method.text_behind(view)[:, : first + behind]
     weights = adaptinfer.text_importance(columns["text"], text, smoothing)

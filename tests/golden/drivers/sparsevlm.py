@@ -34,7 +34,7 @@ def replay(file: Golden) -> None:
         layout=Layout.single(1, 1, there, first),
         at_layer=3,
     )
-    ratios, share = (file.number("keep") / there,), file.number("merge_fraction")
+    ratios, share = (min(file.number("keep") / there, 1.0),), file.number("merge_fraction")
     method: Any = make("sparsevlm", layers=(3,), ratios=ratios, recycled=share)
     method.observe(view, Point(0), embeds, embeds)
     every = torch.ones(1, behind, dtype=torch.bool)
