@@ -72,7 +72,7 @@ def load_class(method_id: str) -> type[Method]:
 def make(method_id: str, **settings: Any) -> Method:
     """A method by id with hyper-parameters. Raises UnknownMethodError or MethodError, naming what is allowed."""
     cls = load_class(method_id)
-    known = [f.name for f in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+    known: list[str] = [f.name for f in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
     for name in settings:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
