@@ -209,7 +209,8 @@ def plan(options: argparse.Namespace, on_cpu: bool) -> list[tuple[int, list[Case
     if options.quick:
         return [(1, every, {"rounds": 3, "encode_rounds": 1, "decode_rounds": 1})]
     eight = every if options.method or not on_cpu else [c for c in every if c.method in FEW]
-    return [(1, every, {"rounds": options.rounds, "encode_rounds": 5, "decode_rounds": 3}), (8, eight, _few(3))]
+    sizes = [(1, every, {"rounds": options.rounds, "encode_rounds": 5, "decode_rounds": 3}), (8, eight, _few(3))]
+    return [size for size in sizes if size[0] in (options.batch or (1, 8))]
 
 
 def _few(rounds: int) -> dict[str, int]:
@@ -222,6 +223,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
     parser.add_argument("--keep", type=int, action="append", help="visual tokens kept; may be given several times")
     parser.add_argument("--method", action="append", default=[], help="a method id; may be given several times")
+    parser.add_argument("--batch", type=int, action="append", choices=(1, 8), help="batch sizes; default: both")
     parser.add_argument("--rounds", type=int, default=10, help="rounds at batch 1")
     parser.add_argument("--new-tokens", type=int, default=32, help="tokens decoded")
     parser.add_argument("--text", type=int, default=64, help="text tokens of a prompt")
