@@ -24,17 +24,17 @@ from ..ops.attention import attention_rows
 class Masses:
     """Attention of n samples in L layers, summed over the rows of generated tokens and averaged over heads.
 
-    `text` and `visual` [n, L]: on the prompt's text and on the visual tokens that a layer holds, over their sum;
-    `text_without_first` leaves the prompt's first token out of both. `num_rows [n]`: generated tokens.
+    `text` and `visual` [n, L]: on the prompt's text and on the visual tokens that a layer holds when the answer begins,
+    over their sum; `text_without_first` leaves the prompt's first token out. `num_rows [n]`: generated tokens.
     """
 
     text: Float[ndarray, "n L"]
     visual: Float[ndarray, "n L"]
     text_without_first: Float[ndarray, "n L"]
-    num_text: Int[ndarray, " n"]
+    num_text: Int[ndarray, "n L"]
+    num_text_without_first: Int[ndarray, "n L"]
     num_visual: Int[ndarray, "n L"]
     num_rows: Int[ndarray, " n"]
-    has_first: Bool[ndarray, " n"]
 
     @classmethod
     def join(cls, parts: Sequence[Masses]) -> Masses:
@@ -108,26 +108,28 @@ class AnswerAttention:
         real = inputs["attention_mask"].bool()
         first = real.long().argmax(dim=1, keepdim=True)
         live = self._live(output[:, length:])
-        text, visual, without, num_visual = (torch.zeros(len(output), len(self._recorders)) for _ in range(4))
+        sums = torch.zeros(3, len(output), len(self._recorders))  # on text, on text but the first token, on pictures
+        counts = torch.zeros_like(sums)
         for step, layers in enumerate(self._steps):
             for column, (weights, places) in enumerate(layers):
                 prompt = (places >= 0) & (places < length)
-                seen = is_visual.gather(1, places.clamp(0, length - 1)) & prompt
-                weights = weights * live[:, step, None]
-                text[:, column] += (weights * (prompt & ~seen)).sum(dim=1).cpu()
-                without[:, column] += (weights * (prompt & ~seen & (places != first))).sum(dim=1).cpu()
-                visual[:, column] += (weights * seen).sum(dim=1).cpu()
+                visual = is_visual.gather(1, places.clamp(0, length - 1)) & prompt
+                text = prompt & ~visual
+                groups = torch.stack([text, text & (places != first), visual])
+                sums[:, :, column] += (weights * live[:, step, None] * groups).sum(dim=2).cpu()
                 if step == 0:
-                    num_visual[:, column] = seen.sum(dim=1).cpu()
-        whole = (text + visual).clamp(min=torch.finfo(torch.float32).tiny)
+                    counts[:, :, column] = groups.sum(dim=2).cpu()
+        sums /= (sums[0] + sums[2]).clamp(min=torch.finfo(torch.float32).tiny)
+        on_text, without_first, on_visual = sums.double().numpy()
+        num_text, num_without_first, num_visual = counts.long().numpy()
         return Masses(
-            text=(text / whole).double().numpy(),
-            visual=(visual / whole).double().numpy(),
-            text_without_first=(without / whole).double().numpy(),
-            num_text=(real & ~is_visual).sum(dim=1).cpu().numpy(),
-            num_visual=num_visual.long().numpy(),
+            text=on_text,
+            visual=on_visual,
+            text_without_first=without_first,
+            num_text=num_text,
+            num_text_without_first=num_without_first,
+            num_visual=num_visual,
             num_rows=live.sum(dim=1).cpu().numpy(),
-            has_first=(~is_visual.gather(1, first))[:, 0].cpu().numpy(),
         )
 
     def _live(self, answers: Int[Tensor, "B A"]) -> Bool[Tensor, "B steps"]:

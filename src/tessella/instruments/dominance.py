@@ -182,11 +182,11 @@ def _summarise(
 def _indices(masses: Masses, columns: list[int], seed: int) -> Indices:
     """Indices of the layers in `columns` together: ratios of each sample and layer, mean over layers, then samples."""
     text, visual, without = (m[:, columns] for m in (masses.text, masses.visual, masses.text_without_first))
-    num_text, num_visual = masses.num_text[:, None], masses.num_visual[:, columns]
+    num_text, num_visual = masses.num_text[:, columns], masses.num_visual[:, columns]
+    num_without = masses.num_text_without_first[:, columns]
     mdi = dominance_index(text, visual, num_text, num_visual).mean(axis=1)
     low, high = mean_interval(mdi, seed)
     whole = dominance_index(text.mean(axis=0), visual.mean(axis=0), num_text.mean(axis=0), num_visual.mean(axis=0))
-    first = np.where(masses.has_first, 1, 0)[:, None]
     share = visual / np.maximum(text + visual, SMALLEST)
     return Indices(
         mdi=_number(mdi.mean()),
@@ -195,7 +195,7 @@ def _indices(masses: Masses, columns: list[int], seed: int) -> Indices:
         mdi_of_means=_number(whole.mean()),
         aei_text=_number(efficiency_index(text, visual, num_text, num_visual).mean()),
         aei_visual=_number(efficiency_index(visual, text, num_visual, num_text).mean()),
-        mdi_without_first=_number(dominance_index(without, visual, num_text - first, num_visual).mean()),
+        mdi_without_first=_number(dominance_index(without, visual, num_without, num_visual).mean()),
         visual_share=float(share.mean()),
         num_text=float(num_text.mean()),
         num_visual=float(num_visual.mean()),

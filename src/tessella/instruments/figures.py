@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 INK, SOFT, RULE = "#1c1e24", "#5c616d", "#e4e6ea"
 BLUE, RUST, PALE = "#1f5a99", "#b4541a", "#a5bcd8"  # dark, middle and light in grey too
-LINES = ("-", "--", ":", "-.")
-HATCHES = ("", "///", "...", "xx")
 SIZE = 8.5  # points of ordinary text
 DPI = 192  # pixels an inch: twice what a page shows
 
@@ -118,6 +116,5 @@ def to_png(figure: Figure) -> bytes:
 def _greys() -> Any:
     from matplotlib.colors import LinearSegmentedColormap
 
-    colours = LinearSegmentedColormap.from_list("greys", ["#ffffff", "#2a2d35"])
-    colours.set_bad("#f1e7dc")
-    return colours
+    greys = LinearSegmentedColormap.from_list("greys", ["#ffffff", "#2a2d35"])
+    return greys.with_extremes(bad="#f1e7dc")

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from math import comb
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from ..core.errors import InputError
@@ -97,9 +96,14 @@ def chance_jaccard(num: int, first: int, second: int) -> float:
     """
     if first + second == 0:
         return 1.0
-    total = comb(num, second)
-    ways = ((both, comb(first, both) * comb(num - first, second - both)) for both in range(min(first, second) + 1))
-    return float(sum(both / (first + second - both) * (way / total) for both, way in ways if way))
+    factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, num + 1)))])  # their logarithms
+
+    def ways(of: int, taken: Int[ndarray, " m"]) -> Float[ndarray, " m"]:
+        return factorials[of] - factorials[taken] - factorials[of - taken]
+
+    both = np.arange(max(0, first + second - num), min(first, second) + 1)
+    odds = np.exp(ways(first, both) + ways(num - first, second - both) - ways(num, np.array(second)))
+    return float((both / (first + second - both) * odds).sum())
 
 
 def draw_overlap(overlap: Overlap) -> Figure:

@@ -23,7 +23,7 @@ from ..engine.apply import reduce
 from ..models.adapter import find_adapter
 from ..ops.trends import SIZES, falling_weights, fit_trend
 from ..samples import Sample, batches
-from .figures import BLUE, INK, LINES, PALE, RUST, SOFT, Note, add_legend, dress, new_figure
+from .figures import BLUE, INK, PALE, SOFT, Note, add_legend, dress, new_figure
 from .sampling import Advance, check_samples, mean_interval, num_batches, silent
 
 if TYPE_CHECKING:
@@ -34,6 +34,10 @@ SINK = 10.0  # times the mean over a prompt's visual tokens
 PADDED = 0.5  # share of a token's part of the picture that is padding, at least
 MOST_POINTS = 576
 MIN_SAMPLES = 2  # one half is fitted, the other shown
+LOOKS = {
+    "exp": {"linestyle": "-", "marker": "o", "markersize": 4, "markerfacecolor": "white"},
+    "cubic": {"linestyle": ":"},
+}
 QUERIES = {"last": "last token", "text": "text behind the picture"}
 
 
@@ -268,15 +272,17 @@ def _draw_bias(axes: Axes, bias: Bias) -> None:
     places = np.linspace(0, 1, len(bias.curve))
     axes.axhline(1, color=SOFT, linewidth=0.7)
     axes.fill_between(places, bias.low, bias.high, color=PALE, linewidth=0, label="95% of the mean")
-    axes.plot(places, smooth(bias.curve), color=BLUE, linewidth=1.8, label="attention")
-    for corrected, line, colour in zip(bias.corrected, LINES[1:], (RUST, INK), strict=False):
+    axes.plot(places, smooth(bias.curve), color=BLUE, linewidth=2.6, label="attention")
+    for corrected in bias.corrected:
+        label, curve = f"divided by {corrected.form} trend", smooth(corrected.curve)
         axes.plot(
             places,
-            smooth(corrected.curve),
-            color=colour,
-            linestyle=line,
-            linewidth=1.5,
-            label=f"divided by {corrected.form} trend",
+            curve,
+            color=INK,
+            linewidth=1.1,
+            markevery=max(1, len(curve) // 12),
+            label=label,
+            **LOOKS[corrected.form],
         )
     axes.set_ylim(bottom=0)
     axes.set_xlim(0, 1)
