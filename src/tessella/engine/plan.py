@@ -207,7 +207,7 @@ def counts_of(
     if step.budget is None:
         return Counts(there, there, asked=False, num_first=num_first)
     num_keep = tuple(before[name][0] for name in names)
-    if step.promised_count == "at_most":
+    if step.promised_count != "exact":
         num_keep = tuple(map(min, num_keep, there))
     if any(k > n for k, n in zip(num_keep, there, strict=True)):
         raise BudgetError(
