@@ -108,8 +108,9 @@ def fit(method: Any, job: Job) -> Fit:
         "coefficients": tuple(c for curve in curves for c in curve),
         "length": len(means[0]),
     }
-    pairs = zip(means, curves, strict=True)
-    evidence = [told(method.form, mean, curve) for mean, curve in pairs]
+    steps = method.scorer.steps(find_adapter(job.model).info, None)
+    cuts = zip(method.corrected(steps), means, curves, strict=True)
+    evidence = [{"at_layer": steps[n].at_layer, **told(method.form, mean, curve)} for n, mean, curve in cuts]
     return Fit(settings, {"scorer": format_method(method.scorer), "samples": len(job.samples), "cuts": evidence})
 
 
