@@ -21,6 +21,7 @@ from tiny_fitter import install_tiny_fitter
 @pytest.fixture
 def fitter(monkeypatch, tmp_path):
     install_tiny_fitter(monkeypatch, tmp_path)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", float("inf"))  # on a slow machine too
 
 
 def test_it_writes_a_recipe_and_says_how_to_use_it(call, picture, fitter, tmp_path):
