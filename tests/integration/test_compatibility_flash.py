@@ -22,7 +22,16 @@ from tessella.testing.families import tiny_family
 from tessella.testing.tiny import tiny_inputs, tiny_llava
 
 NAME = "flash_by_hand"
-METHODS = ["random:0.5", "fastv@2:0.5", "hiprune:0.5", "feather:0.5"]
+METHODS = [
+    "random:0.5",
+    "fastv@2:0.5",
+    "hiprune:0.5",
+    "feather:0.5",
+    "pyramiddrop:0.25",
+    "transprune:0.25",
+    "sparsevlm:0.25",
+    "adaptinfer:0.25",
+]
 
 
 def by_hand(
