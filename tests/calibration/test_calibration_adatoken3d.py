@@ -18,39 +18,36 @@ from tessella.core.errors import InputError, MethodError
 from tessella.core.registry import make
 from tessella.core.watching import Watch
 from tessella.samples import Sample, batches, load_samples
+from tessella.testing.families import tiny_family
 from tessella.testing.tiny import IMAGE_TOKEN, tiny_inputs, tiny_llava
 
 LAYERS = (0, 1, 2, 3)
 
 
-def watched(inputs: dict[str, Tensor]) -> Tensor:
+def watched(model: Any, inputs: dict[str, Tensor]) -> Tensor:
     """The two sums of each row in each layer, `[L, 2, B]`."""
     found: list[Tensor] = []
-    model = tiny_llava()
-    with (
-        torch.no_grad(),
-        tessella.reduce(model, Watch(lambda view, n: found.append(torch.stack(flows(view, n))), LAYERS)),
-    ):
+    watch = Watch(lambda view, n: found.append(torch.stack(flows(view, n))), LAYERS)
+    with torch.no_grad(), tessella.reduce(model, watch):
         model(**inputs)
     return torch.stack(found)
 
 
-def by_brute_force(inputs: dict[str, Tensor]) -> Tensor:
+def by_brute_force(eager: Any, inputs: dict[str, Tensor], image_token: int = IMAGE_TOKEN) -> Tensor:
     """The same summed up in float64 from whole attention maps, one pair of tokens after the other."""
     with torch.no_grad():
-        maps = tiny_llava(attention="eager")(**inputs, output_attentions=True).attentions
+        maps = eager(**inputs, output_attentions=True).attentions
     out = torch.zeros(len(maps), 2, len(inputs["input_ids"]), dtype=torch.float64)
     for layer, attention in enumerate(maps):
         for row, (ids, real) in enumerate(zip(inputs["input_ids"], inputs["attention_mask"].bool(), strict=True)):
-            weights = attention[row].double().mean(dim=0)[real][:, real]
-            is_visual = (ids[real] == IMAGE_TOKEN).tolist()
+            weights = attention[row].double().mean(dim=0)[real][:, real].tolist()
+            is_visual = (ids[real] == image_token).tolist()
             for q in range(len(weights)):
                 for k in range(q):
-                    weight = float(weights[q, k])
                     if is_visual[q] and is_visual[k]:
-                        out[layer, 0, row] += weight * (q // 10 != k // 10)
+                        out[layer, 0, row] += weights[q][k] * (q // 10 != k // 10)
                     elif is_visual[q] != is_visual[k]:
-                        out[layer, 1, row] += weight * (0.7 if is_visual[q] else 0.3)
+                        out[layer, 1, row] += weights[q][k] * (0.7 if is_visual[q] else 0.3)
     return out
 
 
@@ -58,11 +55,20 @@ def by_brute_force(inputs: dict[str, Tensor]) -> Tensor:
 def test_sums_of_attention_equal_those_of_whole_maps(padding: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two pictures with text between them, and a row that is padded; a query at a time gives the same."""
     inputs = tiny_inputs((1, 2), padding=padding, seed=2)
-    want = by_brute_force(inputs)
+    want = by_brute_force(tiny_llava(attention="eager"), inputs)
     assert float(want.min()) > 0.3
-    torch.testing.assert_close(watched(inputs).double(), want, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(watched(tiny_llava(), inputs).double(), want, rtol=1e-5, atol=1e-6)
     monkeypatch.setattr("tessella.ops.attention.BLOCK_ELEMENTS", 1)
-    torch.testing.assert_close(watched(inputs).double(), want, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(watched(tiny_llava(), inputs).double(), want, rtol=1e-5, atol=1e-6)
+
+
+def test_a_picture_that_attends_to_itself_both_ways_counts_where_the_query_is_behind() -> None:
+    """Gemma 3, whose layers are of two kinds, with the last one watched too."""
+    family = tiny_family("gemma3")
+    inputs = family.inputs([list(family.sizes[:1])])
+    model, eager = family.model(), family.model(attention="eager")
+    want = by_brute_force(eager, inputs, model.config.image_token_id)
+    torch.testing.assert_close(watched(model, inputs).double(), want, rtol=1e-5, atol=1e-6)
 
 
 def test_the_average_over_squares_times_100_is_the_plain_sum() -> None:

@@ -296,7 +296,7 @@ class Reading:
     def _rotary_for(self, layer: int, hidden: Tensor, kwargs: Kwargs) -> Callable[[int], tuple[Tensor, Tensor]]:
         """cos and sin for any layer, from what `layer` was given: layers of another kind have other tables."""
         received, number = kwargs.get("position_embeddings"), len(self.prompt.segments)
-        here = self._adapter.rotary_kind(layer)
+        here = None if received is None else self._adapter.rotary_kind(layer)  # behind the last layer there is none
 
         def rotary(which: int) -> tuple[Tensor, Tensor]:
             kind = self._adapter.rotary_kind(which)
