@@ -185,6 +185,7 @@ def test_few_tokens() -> None:
     assert chain(method, 576, keep=4)[-1] == (3, 1)
     assert chain(make("sparsevlm", merging=False), 576, keep=110) == [(300, 0), (200, 0), (110, 0)]
     assert method.unmerged(4, 576) == 1  # 17 would be merged of so many
+    assert make("sparsevlm", cluster_size=1).num_merged(10) == 4  # type: ignore[attr-defined]  # no more than are recycled
 
 
 def test_settings_that_make_no_sense() -> None:
