@@ -89,15 +89,14 @@ def test_masses_are_those_of_whole_attention_matrices(name):
 def test_rows_end_with_the_answer():
     family = tiny_family("llava")
     model, processor = family.model(), family.processor()
-    ((_, inputs),) = batches(model, processor, noise_samples(1, family.sizes))
-    out = model.generate(**inputs, max_new_tokens=5, do_sample=False)
-    answer = out[0, inputs["input_ids"].shape[1] :]
-    end = int(answer[2])
-    before = int((answer == end).nonzero()[0, 0])  # tokens in front of the first end
+    ((_, inputs),) = batches(model, processor, noise_samples(2, family.sizes))
+    length = inputs["input_ids"].shape[1]
+    first, second = model.generate(**inputs, max_new_tokens=5, do_sample=False)[:, length:].tolist()
+    end = next(token for token in first[1:] if token not in second)
     model.generation_config.eos_token_id = end
     with tessella.reduce(model, "none") as run, AnswerAttention(model, (0,)) as watch:
-        short = model.generate(**inputs, max_new_tokens=5, do_sample=False)
-    assert watch.masses(inputs, short, run.layout).num_rows.tolist() == [before]
+        out = model.generate(**inputs, max_new_tokens=5, do_sample=False)
+    assert watch.masses(inputs, out, run.layout).num_rows.tolist() == [first.index(end), 4]
 
 
 def test_each_layer_counts_the_tokens_that_it_holds():

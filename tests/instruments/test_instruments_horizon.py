@@ -81,6 +81,14 @@ def test_the_horizon_needs_a_small_mean_and_a_small_deviation():
     assert kind.low[2] == pytest.approx(-0.05)
 
 
+def test_few_samples_that_still_change_are_no_horizon():
+    change = np.zeros((100, 2))
+    change[0] = (0.0, 0.5)  # a mean of 0.005 with a deviation of 0.05
+    ones = np.ones((100, 2), dtype=bool)
+    kind = summarise("all", change, ones, np.ones(100), ones[:, 0], eps=0.01)
+    assert (kind.size[1], kind.horizon, kind.answer_horizon) == (pytest.approx(0.005), 2, 0)
+
+
 def test_a_last_layer_that_matters_is_no_horizon():
     assert first_lasting(np.array([True, True, False])) == 3
     assert first_lasting(np.array([True, True])) == 0

@@ -95,6 +95,7 @@ def test_chance_is_what_random_sets_have():
         found.append(len(a & b) / len(a | b))
     error = np.std(found) / len(found) ** 0.5
     assert chance_jaccard(num, first, second) == pytest.approx(np.mean(found), abs=4 * error)
+    assert chance_jaccard(4, 3, 3) == pytest.approx(1 / 4 + 3 / 4 * 2 / 4)
     assert chance_jaccard(10, 0, 3) == 0
     assert chance_jaccard(10, 0, 0) == 1
     assert chance_jaccard(100_000, 50_000, 50_000) == pytest.approx(1 / 3, rel=1e-3)

@@ -23,6 +23,24 @@ from tessella.samples import Sample, batches
 from tessella.testing.families import tiny_family
 
 
+def test_the_last_layer_of_a_model_with_two_kinds_of_positions_can_be_watched():
+    family = tiny_family("gemma3")
+    measured = measure_position(family.model(), family.processor(), noise_samples(2, family.sizes), layers=(3,))
+    assert [(b.layer, b.queries, len(b.curve)) for b in measured.biases] == [(3, "last", 16), (3, "text", 16)]
+
+
+def test_a_window_that_does_not_reach_the_picture():
+    nothing, end = np.zeros(8), np.zeros(8)
+    end[-1] = 0.5
+    for curve, shown in ((nothing, (0,) * 8), (end, (0,) * 7 + (8,))):
+        bias = position._summarise(1, "last", rows_of([curve, curve]), [np.zeros(8, dtype=bool)] * 2, seed=0)
+        assert bias.end_over_start is None
+        assert bias.curve == shown
+        assert (bias.sinks, bias.num_sinks) == (0, 0)
+        measured = position.Position(2, 1, 1, 0, (bias,))
+        assert "the first quarter of the picture gets none; 0.0 sinks" in explain_position(measured).seen
+
+
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
 def test_curves_are_rows_of_whole_attention_matrices(name):
     family = tiny_family(name)

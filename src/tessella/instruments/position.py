@@ -48,7 +48,7 @@ class Corrected:
     form: str
     coefficients: tuple[float, ...]
     curve: tuple[float, ...]
-    end_over_start: float
+    end_over_start: float | None
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Bias:
     curve: tuple[float, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
-    end_over_start: float
+    end_over_start: float | None
     corrected: tuple[Corrected, ...]
     visual: float
     first_token: float | None
@@ -201,8 +201,8 @@ def _summarise(layer: int, queries: str, rows: _Rows, padding: Sequence[Bool[nda
         layer=layer,
         queries=queries,
         curve=_relative(mean),
-        low=tuple((low / mean.mean()).tolist()),
-        high=tuple((high / mean.mean()).tolist()),
+        low=tuple((low / (mean.mean() or 1)).tolist()),
+        high=tuple((high / (mean.mean() or 1)).tolist()),
         end_over_start=end_over_start(mean),
         corrected=tuple(corrected for corrected in tried if corrected is not None),
         visual=float(np.mean(rows.visual)),
@@ -221,14 +221,15 @@ def on_one_grid(curves: Sequence[Float[ndarray, " V"]]) -> Float[ndarray, "n P"]
     return np.stack([np.interp(there, np.linspace(0, 1, len(c)), c * len(c)) for c in curves])
 
 
-def end_over_start(curve: Float[ndarray, " P"]) -> float:
-    """The mean of the last quarter over that of the first.
+def end_over_start(curve: Float[ndarray, " P"]) -> float | None:
+    """The mean of the last quarter over that of the first; None where that is 0, as behind a sliding window.
 
     >>> end_over_start(np.array([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 3.0, 1.0]))
     2.0
     """
     part = max(1, len(curve) // 4)
-    return float(curve[-part:].mean() / curve[:part].mean())
+    start = curve[:part].mean()
+    return float(curve[-part:].mean() / start) if start > 0 else None
 
 
 def _correct(mean: Float[ndarray, " P"], form: str, fitted: Float[ndarray, " P"]) -> Corrected | None:
@@ -242,11 +243,11 @@ def _correct(mean: Float[ndarray, " P"], form: str, fitted: Float[ndarray, " P"]
 
 
 def _relative(curve: Float[ndarray, " P"]) -> tuple[float, ...]:
-    return tuple((curve / curve.mean()).tolist())
+    return tuple((curve / (curve.mean() or 1)).tolist())  # a sliding window may see no visual token at all
 
 
 def _share(row: Float[ndarray, " V"], mask: Bool[ndarray, " V"]) -> float:
-    return float(row[mask].sum() / row.sum())
+    return float(row[mask].sum() / (row.sum() or 1))
 
 
 def draw_position(position: Position) -> Figure:
@@ -320,11 +321,15 @@ def explain_position(position: Position) -> Note:
 
 
 def _in_words(bias: Bias) -> str:
-    after = ", ".join(f"{c.end_over_start:.2f} after the {c.form} trend" for c in bias.corrected)
     words = f"Layer {bias.layer}: {bias.visual:.0%} of it goes to visual tokens"
     words += "" if bias.first_token is None else f", {bias.first_token:.0%} to the prompt's first token"
-    words += f"; the last quarter of the picture gets {bias.end_over_start:.2f} times what the first gets ({after}); "
-    words += f"{bias.num_sinks:.1f} sinks a picture take {bias.sinks:.0%} of visual attention"
+    if bias.end_over_start is None:
+        words += "; the first quarter of the picture gets none"
+    else:
+        words += f"; the last quarter of the picture gets {bias.end_over_start:.2f} times what the first gets"
+        after = [f"{c.end_over_start:.2f} after the {c.form} trend" for c in bias.corrected if c.end_over_start]
+        words += f" ({', '.join(after)})" if after else ""
+    words += f"; {bias.num_sinks:.1f} sinks a picture take {bias.sinks:.0%} of visual attention"
     if bias.padding is not None:
         words += f"; padding, {bias.padding_tokens:.0%} of the tokens, takes {bias.padding:.0%}"
     return words + "."
