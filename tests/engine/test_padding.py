@@ -20,12 +20,12 @@ def letterboxed(**options: object) -> dict[str, Tensor]:
     inputs = tiny_inputs((2, 1), padding="left", **options)  # type: ignore[arg-type]
     inputs["pixel_values"][0, :, :7] = 0  # the first row of patches
     inputs["pixel_values"][0, :, 24:] = 0  # and four of the seven lines of the last
-    inputs["pixel_values"][2, :, :, 21:] = 0  # the last column
+    inputs["pixel_values"][2, :, :, :7] = 0  # the first column
     return inputs
 
 
 ABOVE = [[1.0] * 4, [0.0] * 4, [0.0] * 4, [4 / 7] * 4]
-BESIDE = [[0.0, 0.0, 0.0, 1.0]] * 4
+BESIDE = [[1.0, 0.0, 0.0, 0.0]] * 4
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

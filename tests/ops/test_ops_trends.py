@@ -33,6 +33,9 @@ def test_places_without_a_score_say_nothing() -> None:
     mean[[3, 17]] = math.nan
     mean[5] = 0  # no logarithm
     assert fit_trend("exp", mean)[0] == pytest.approx(0.01, rel=1e-9)
+    cubic = trend("cubic", RELEASED, PLACES)
+    cubic[[0, 40]] = math.nan
+    assert fit_trend("cubic", cubic) == pytest.approx(RELEASED, rel=1e-7)
 
 
 def test_falling_scores_have_no_exponent() -> None:
