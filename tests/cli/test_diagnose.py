@@ -16,6 +16,12 @@ from tessella.testing.families import tiny_family
 QUICK = ("--data", "mini:8", "--instruments", "horizon,overlap", "--methods", "random,uniform")
 
 
+@pytest.fixture(autouse=True)
+def no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a slow machine lines of progress would be printed."""
+    monkeypatch.setattr("tessella.cli.progress.SECONDS_BETWEEN_LINES", 1e9)
+
+
 def test_page_and_numbers(call, tmp_path):
     page = tmp_path / "out.html"
     code, text, err = call("diagnose", *QUICK, "--html", page)
