@@ -55,8 +55,8 @@ EARLY = (
     ),
 )
 
-# What `tessella calibrate "information_horizon(method=none)" --data mini:256` measured on questions of the training split,
-# eps 0.01: all visual tokens may leave in front of layer 7; for questions of existence alone in front of layer 5.
+# What `tessella calibrate "information_horizon(method=none)" --data mini:256` measured on questions of the training
+# split, eps 0.01: all visual tokens may leave in front of layer 7; for questions of existence in front of layer 5.
 HORIZON, EXISTENCE_HORIZON = 7, 5
 LATE = (
     f"fastv@{HORIZON}:1/16",
