@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
 import json
 import os
@@ -104,6 +105,21 @@ def test_ctrl_c_in_the_middle_writes_nothing(call, fitter, tmp_path, monkeypatch
     done = call("calibrate", "fastv", "--data", "mini:8", "--batch", 2, "--option", "stop_at=2")
     assert done == (130, "", "interrupted: nothing was written\n")
     assert sorted(os.listdir()) == before
+
+
+def test_a_search_that_was_stopped_says_so(call, fitter, tmp_path, monkeypatch):
+    """vflowopt's search keeps the best so far; its own test sends the interrupt."""
+    out = tmp_path / "r.json"
+    assert call("calibrate", "fastv", "--data", "mini:4", "--out", out)[0] == 0
+    recipe = read_recipe(out)
+    for done, said in ((5, ()), (2, ("the search was stopped after 2 of 5 trials; the best of them was written.",))):
+        evidence = {"trials": done, "trials_wanted": 5}
+        assert calibrating.remarks_on(dataclasses.replace(recipe, evidence=evidence)) == said
+    assert calibrating.remarks_on(recipe) == ()
+    monkeypatch.setattr(calibrating, "remarks_on", lambda recipe: ("stopped early",))
+    code, text, err = call("calibrate", "fastv", "--data", "mini:4", "--out", out, "--json")
+    assert (code, err) == (0, "note: stopped early\n")
+    assert json.loads(text)["method"] == "fastv"
 
 
 def test_a_missing_package_is_named_with_its_extra(refusal, fitter, tmp_path, monkeypatch):

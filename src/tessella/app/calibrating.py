@@ -108,6 +108,14 @@ def how_to_use(recipe: Recipe, model: str) -> str:
     return shlex.join(words + (["--keep", "1/4"] if needs_keep else []))
 
 
+def remarks_on(recipe: Recipe) -> tuple[str, ...]:
+    """What must be said of a fit: a search that Ctrl-C ended, whose best so far was written."""
+    done, wanted = (recipe.evidence.get(name) for name in ("trials", "trials_wanted"))
+    if done is None or wanted is None or done >= wanted:
+        return ()
+    return (f"the search was stopped after {done} of {wanted} trials; the best of them was written.",)
+
+
 def recipe_as_json(recipe: Recipe) -> dict[str, Any]:
     """What the recipe's file holds, and its name."""
     return {**json.loads(recipe.to_text()), "out": recipe.source}

@@ -51,15 +51,16 @@ def command(
     They are written as a recipe, which stands for the method wherever one is named: --method FILE. It names the model
     and the data that it was fitted on, and is refused for any other model.
     """
-    from ..app.calibrating import Request, describe_settings, how_to_use, recipe_as_json, run_calibration
+    from ..app.calibrating import Request, describe_settings, how_to_use, recipe_as_json, remarks_on, run_calibration
     from ..app.jobs import Source
-    from .output import print_json, print_table, printable, quiet_libraries
+    from .output import print_json, print_notes, print_table, printable, quiet_libraries
     from .progress import Reporter
 
     quiet_libraries()
     request = Request(method, data, keep, scope, limit, seed, batch, option or ())
     with Reporter() as reporter:
         recipe = run_calibration(request, Source(model, dtype, device), out, reporter.advance)
+    print_notes(remarks_on(recipe))
     if json:
         print_json(recipe_as_json(recipe))
         return
