@@ -144,6 +144,16 @@ def test_watching_sees_every_layer_and_changes_nothing() -> None:
             )
 
 
+def test_watching_sees_the_connector_too() -> None:
+    model, inputs = tiny_llava(), tiny_inputs((1,))
+    seen: dict[int, Tensor] = {}
+    with torch.no_grad(), tessella.reduce(model, Watch(lambda v, n: seen.update({n: v.tokens.embeddings}), (-1, 2))):
+        model(**inputs)
+    assert sorted(seen) == [-1, 2]
+    features = model.model.get_image_features(inputs["pixel_values"], return_dict=True).pooler_output
+    torch.testing.assert_close(seen[-1], torch.stack(list(features)))
+
+
 def test_what_goes_in_and_out_of_modules_is_observed_whole() -> None:
     model, inputs = tiny_llava(), tiny_inputs((1, 1), padding="left")
     seen: dict[Point, tuple[Tensor, Tensor]] = {}

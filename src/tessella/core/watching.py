@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from jaxtyping import Float
 from torch import Tensor
@@ -16,10 +16,14 @@ from .model_info import ModelInfo
 from .reduction import Reduction
 from .view import Captures, Point, View
 
+CONNECTOR: Final = -1  # in front of every layer
+
 
 @dataclass(frozen=True, eq=False)
 class Watch(Method):
     """Calls `see(view, layer)` behind each of `layers` while a prompt is read; no token is removed.
+
+    CONNECTOR among the layers stands for the connector, behind which are the tokens that layer 0 is given.
 
     The view's items are whole prompts. `view.attention_rows(layer)` and `view.hidden_states()`, the layer's output, can
     be asked; what else is to be read, `captures` names.
@@ -44,10 +48,10 @@ class Watch(Method):
     )
 
     def captures(self, info: ModelInfo) -> Captures:
-        return self.more | Captures(decoder=self.layers)
+        return self.more | Captures(decoder=self._decoder_layers)
 
     def observes(self, info: ModelInfo) -> tuple[Point, ...]:
-        return tuple(Point(layer) for layer in self.layers)
+        return tuple(Point(layer) for layer in self._decoder_layers)
 
     def observe(
         self, view: View, point: Point, inputs: Float[Tensor, "B S C"], outputs: Float[Tensor, "B S C"]
@@ -59,4 +63,10 @@ class Watch(Method):
         return (Step(self, "connector", 0, None, self.reduce, self.captures(info), self.observes(info)),)
 
     def reduce(self, view: View, counts: Counts) -> Reduction:
+        if CONNECTOR in self.layers:
+            self.see(view, CONNECTOR)
         return Reduction(view.mask, view.layout.num_tokens)
+
+    @property
+    def _decoder_layers(self) -> tuple[int, ...]:
+        return tuple(layer for layer in self.layers if layer != CONNECTOR)

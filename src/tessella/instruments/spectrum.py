@@ -15,14 +15,13 @@ from torch import Tensor
 
 from ..core.pipeline import Pipeline
 from ..core.view import View
-from ..core.watching import Watch
+from ..core.watching import CONNECTOR, Watch
 from ..engine.apply import reduce
 from ..models.adapter import find_adapter
 from ..ops.spectra import effective_rank, entropy
 from ..samples import Sample, batches
 from .figures import BLUE, INK, PALE, RULE, SIZE, Note, add_legend, dress, new_figure
 from .kept import KeptSets, read_kept
-from .onlooker import Onlooker
 from .sampling import Advance, mean_interval, num_batches, silent
 
 if TYPE_CHECKING:
@@ -98,13 +97,15 @@ def spectrum_of(
     tokens: list[Float[Tensor, "B V C"]] = []
 
     def see(view: View, layer: int) -> None:
-        seen.append(view.attention_rows(layer, queries="last").mean(dim=1)[:, 0].double())
+        if layer == CONNECTOR:
+            tokens.append(view.tokens.embeddings.clone())
+        else:
+            seen.append(view.attention_rows(layer, queries="last").mean(dim=1)[:, 0].double())
 
     start = 0
     for done, (some, inputs) in enumerate(batches(model, processor, samples, batch)):
-        for method in (Onlooker(lambda view: tokens.append(view.tokens.embeddings.clone())), Watch(see, (layer,))):
-            with reduce(model, method):
-                model(**inputs, logits_to_keep=1)
+        with reduce(model, Watch(see, (CONNECTOR, layer))):
+            model(**inputs, logits_to_keep=1)
         embeddings, attention = tokens.pop(), seen.pop()
         for name, kept in masks.items():
             for row in range(len(some)):
