@@ -159,9 +159,9 @@ def bench_tables() -> str:
     return "\n".join(lines)
 
 
-def speed_table() -> str:
-    """Prefill against the full prompt and against the oracle, batch 1, from the committed record of the CPU."""
-    path = next((FOLDER.parent / "benchmarks" / "records").glob("latency_*-core_bfloat16.json"))
+def speed_table(record: str = "latency") -> str:
+    """Prefill against the full prompt and against the oracle, batch 1, from a committed record of the CPU."""
+    path = next((FOLDER.parent / "benchmarks" / "records").glob(f"{record}_*-core_bfloat16.json"))
     batch = json.loads(path.read_text(encoding="utf-8"))["batches"][0]
     medians = {s["label"]: s["median_ms"] for s in batch["settings"]}
     compared = {c["label"]: c for c in batch["comparisons"]}
@@ -206,6 +206,11 @@ def readme() -> str:
     return _with_tables("../README.md", {"bench": bench_tables, "speed": speed_table, "methods": methods_table})
 
 
+def inside_the_model() -> str:
+    """The page on methods inside the language model with its table of speeds made anew; the rest is written by hand."""
+    return _with_tables("inside-the-model.md", {"speed": lambda: speed_table("latency-inside")})
+
+
 def composition() -> str:
     """The page on compositions with its lists of parts and results made anew; the rest is written by hand."""
     return _with_tables("composition.md", {"parts": parts_list, "composition": composition_table})
@@ -238,6 +243,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "methods.md": methods,
     "families.md": families,
     "composition.md": composition,
+    "inside-the-model.md": inside_the_model,
     "results/around-the-connector.md": results,
     "../README.md": readme,
 }

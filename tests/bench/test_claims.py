@@ -180,6 +180,15 @@ def test_one_failing_comparison_is_enough() -> None:
     assert claims.verdict_table([verdict]).rows[1][4:7] == ("hiprune:1/9 > random:1/9", "50.0, 50.0", "0.0 [0.0, 0.0]")
 
 
+def test_a_keep_in_the_text_is_the_same_as_one_beside_it() -> None:
+    """The bench names a method with its budget by the whole text; the answers are of one pipeline."""
+    beside = setting("random:1/9")
+    inside = dataclasses.replace(beside, method="random:1/9", keep=None)
+    assert inside.key != beside.key
+    table = [*rows_of(beside, {"place": "10"}), *rows_of(inside, {"colour": "1"})]
+    assert sorted(k for k, _ in gather(table).correct["random:1/9"]) == ["colour", "place", "place"]
+
+
 def test_rows_of_one_pipeline_twice_are_refused_where_they_matter() -> None:
     twice = [*rows(), *rows_of(setting("random:1/9", positions="compact"), {"place": "1"})]
     with pytest.raises(InputError, match="random:1/9 is there under several settings"):

@@ -210,20 +210,21 @@ def gather(
     num_layers: int | None = None,
     needed: Collection[str] | None = None,
 ) -> Evidence:
-    """Evidence from rows on the `needed` pipelines (None: all).
+    """Evidence from rows on the `needed` pipelines (None: all), whether a keep stood beside a method or in its text.
 
-    Raises InputError for rows of different models or tasks, or if one of these pipelines is there twice.
+    Raises InputError for rows of different models or tasks, or if one of these pipelines is there under two settings.
     """
     measured = collect(rows) if rows else []
     check_comparable([m.setting for m in measured])
     correct: dict[str, dict[Question, float]] = {}
+    details: dict[str, dict[str, Any]] = {}
     for m in measured:
         name = canonical(m.setting.pipeline)
         if needed is not None and name not in needed:
             continue
-        if name in correct:
+        if details.setdefault(name, m.setting.details) != m.setting.details:
             raise InputError(f"{name} is there under several settings; one ledger for each is needed to judge claims.")
-        correct[name] = {q: float(r.correct) for q, r in m.records.items()}
+        correct.setdefault(name, {}).update({q: float(r.correct) for q, r in m.records.items()})
     return Evidence(correct, {canonical(p): t for p, t in (thirds or {}).items()}, num_layers)
 
 
