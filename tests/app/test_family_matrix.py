@@ -45,7 +45,9 @@ def test_every_method_answers_or_says_why_not(monkeypatch):
     no_class = "needs a class token in the vision encoder, its attention row or its features; this model has none."
     no_grids = "needs a language model that takes several grids in the place of a picture; this model has none."
     assert {name: o.reason for name, o in refused.items()} == {
-        **dict.fromkeys(("fastervlm", "globalcom2", "prumerge", "recoverable", "visionzip", "vtc_cls"), no_class),
+        **dict.fromkeys(
+            ("fastervlm", "globalcom2", "prumerge", "recoverable", "text_dominance", "visionzip", "vtc_cls"), no_class
+        ),
         **dict.fromkeys(("adaptvision", "lrs_pyramid"), no_grids),
     }
     assert not matrix.has_failed

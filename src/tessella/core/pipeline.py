@@ -38,6 +38,12 @@ class Part:
         name = _format_file(file) if file else format_method(self.method)
         return name + (f":{self.budget}" if self.budget else "")
 
+    @property
+    def needs_keep(self) -> bool:
+        """Whether nothing can be decided without a keep, and there is none yet."""
+        card = self.method.card
+        return card.takes_keep and card.count != "adaptive" and self.budget is None
+
     def with_own_budget(self) -> Part:
         """This part with its recipe's budget, where it has none and its recipe has one."""
         own = self.recipe.budget if self.recipe and self.budget is None else None
@@ -66,7 +72,7 @@ class Pipeline:
             own = tuple(p.with_own_budget() for p in self.parts)
             if own != self.parts:
                 return Pipeline(own).with_budget(None, scope)
-            missing = [p.method.id for p in takers if p.budget is None and p.method.card.count != "adaptive"]
+            missing = [p.method.id for p in self.parts if p.needs_keep]
             if missing:
                 raise BudgetError(f"{missing[0]} needs a keep: an int >= 1, a fraction in (0, 1] or 'a/b'.")
             if scope is not None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..core.budget import Budget
 from ..core.contracts import Method
 from ..core.errors import UnsupportedError
 from ..core.pipeline import Pipeline, as_pipeline
@@ -254,7 +255,7 @@ def encode_once(
     given = [name for name, m in adapter.modalities.items() if inputs.get(m.pixels) is not None]
     if not given:
         raise UnsupportedError("encode_once needs inputs with pixel_values; got " + ", ".join(sorted(inputs)) + ".")
-    plans = [make_plan(adapter, as_pipeline(p), None) for p in pipelines]
+    plans = [make_plan(adapter, _with_any_keep(as_pipeline(p)), None) for p in pipelines]
     rewriting = next((str(p.pipeline) for p in plans if p.rewriters), None)
     if rewriting is not None:
         raise UnsupportedError(f"'{rewriting}' rewrites the inputs; it cannot share an encoder pass. Leave it out.")
@@ -276,3 +277,9 @@ def encode_once(
 def _find(picture: Tensor, generated: list[tuple[Tensor, Mark]]) -> Mark | None:
     same = (m for t, m in generated if t.shape == picture.shape and torch.equal(t.to(picture.device), picture))
     return next(same, None)
+
+
+def _with_any_keep(pipeline: Pipeline) -> Pipeline:
+    """The pipeline with a keep wherever one is still missing; what is read of the encoder does not depend on it."""
+    parts = (replace(part, budget=Budget(1.0)) if part.needs_keep else part for part in pipeline.parts)
+    return Pipeline(tuple(parts))

@@ -108,7 +108,9 @@ class CATP(Selector):
         """Greedy coverage of the picture by likeness, and likeness to its text."""
         tokens = view.tokens.embeddings
         text = mean_of(*view.text_embeddings("question"))[:, None]
-        likeness = ((cosine_similarity(tokens, tokens) + 1) / 2).masked_fill(~view.mask[:, None, :], 0)
+        likeness = (cosine_similarity(tokens, tokens) + 1) / 2
+        likeness.diagonal(dim1=1, dim2=2).fill_(1)  # to the last bit, so that tokens that cover as much tie
+        likeness = likeness.masked_fill(~view.mask[:, None, :], 0)
         besides = self.text_weight * (cosine_similarity(tokens, text)[:, :, 0] + 1) / 2
         return cover_most(likeness, counts.num_keep, view.mask, besides=besides)
 
