@@ -140,9 +140,9 @@ def _family_section(f: FamilyFacts) -> str:
     return "\n\n".join([*parts, "\n".join(lines)])
 
 
-def bench_tables() -> str:
-    """Accuracy by keep and, at a ninth, by type, from the committed record of the bench."""
-    record = json.loads((FOLDER.parent / "benchmarks" / "records" / "bench_mini.json").read_text(encoding="utf-8"))
+def bench_tables(name: str = "bench_mini") -> str:
+    """Accuracy by keep and, at a ninth, by type, from a committed record of the bench."""
+    record = json.loads((FOLDER.parent / "benchmarks" / "records" / f"{name}.json").read_text(encoding="utf-8"))
     keeps, types = record["keeps"], record["types"]
     by_method: dict[str, dict[str, dict]] = {}
     for section in keeps:
@@ -207,8 +207,9 @@ def readme() -> str:
 
 
 def inside_the_model() -> str:
-    """The page on methods inside the language model with its table of speeds made anew; the rest is written by hand."""
-    return _with_tables("inside-the-model.md", {"speed": lambda: speed_table("latency-inside")})
+    """The page on methods inside the language model with its tables made anew; the rest is written by hand."""
+    tables = {"bench": lambda: bench_tables("bench_inside"), "speed": lambda: speed_table("latency-inside")}
+    return _with_tables("inside-the-model.md", tables)
 
 
 def composition() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -260,17 +261,24 @@ def solve_layer_mean(
     largest = images.num_tokens.index(size)
     image = images.layout.gather(torch.arange(size)[None], (largest,))
     units = [units_of(s, image, roles) for s in method.steps(adapter.info, Budget(Fraction(1)))]
-    means = {
-        k: _layer_mean(method, adapter, Fraction(k, size), size, units)
-        for k in range(max(method.card.min_keep, 1), size + 1)
-    }
-    least = min(means.values())
+    keeps = range(max(method.card.min_keep, 1), size + 1)
+
+    def mean(keep: int) -> Fraction:
+        return _layer_mean(method, adapter, Fraction(keep, size), size, units)
+
+    def first_with(share: Fraction) -> int:
+        """How many keeps have a smaller mean; a method that is asked for more does not leave less."""
+        return bisect_left(keeps, share, key=mean)
+
+    least = mean(keeps[0])
     if target < least:
         raise BudgetError(
             f"a layer mean of {float(target):.4g} is out of reach for {method.id}: the layers in front of its cuts see "
             f"every token; the least possible is {float(least):.4g}."
         )
-    best = min(means, key=lambda k: (abs(means[k] - target), k))
+    above = first_with(target)
+    below = first_with(mean(keeps[above - 1])) if above else above
+    best = min((keeps[n] for n in {below, min(above, len(keeps) - 1)}), key=lambda k: (abs(mean(k) - target), k))
     return Budget(Fraction(best, size), "image")
 
 
