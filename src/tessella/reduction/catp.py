@@ -53,6 +53,8 @@ class CATP(Selector):
         year=2025,
         stages=("connector", "prefill"),
         needs=("text", "decoder_rows"),
+        count="adaptive",
+        count_reason="pictures in context share what they keep; together, and of the picture in question, it is exact",
         rounding="floor",
         rounding_source="counts rounded down in the specification",
         cost="heavy",
@@ -102,7 +104,8 @@ class CATP(Selector):
     def reduce(self, view: View, counts: Counts) -> Reduction:
         """The first stage, which removes half of what goes."""
         view.state[SIZES] = counts.num_tokens
-        return super().reduce(view, replace(counts, num_keep=halfway(counts)))
+        counts = replace(counts, num_keep=halfway(counts))
+        return replace(super().reduce(view, counts), num_kept=counts.num_keep)
 
     def select(self, view: View, counts: Counts) -> Int[Tensor, "B K"]:
         """Greedy coverage of the picture by likeness, and likeness to its text."""
