@@ -415,7 +415,15 @@ def test_what_a_model_cannot_carry_is_refused() -> None:
     for scope in ("tile", "prompt"):
         with pytest.raises(BudgetError, match=f"a keep per image or per layer-mean; got 4 per {scope}"):
             tessella.reduce(model, "catp", keep=4, scope=scope)
-    with pytest.raises(BudgetError, match="catp needs a keep"):
-        tessella.reduce(model, "catp")
-    with pytest.raises(BudgetError, match="catp needs a keep"):
-        make("catp").steps(INFO, None)
+
+
+def test_without_a_keep_the_papers_share_goes() -> None:
+    """R = 0.778 of 16 tokens leaves 3, and the first stage (16 + 3) // 2."""
+    model = tiny_llava(num_layers=8)
+    with torch.no_grad(), tessella.reduce(model, "catp") as run:
+        model(**tiny_inputs((1,)))
+    layers = run.report.last.layers
+    assert (layers[0], layers[-1]) == (9, 3)
+    with torch.no_grad(), tessella.reduce(model, "catp", keep=0.222) as run:
+        model(**tiny_inputs((1,)))
+    assert run.report.last.layers == layers

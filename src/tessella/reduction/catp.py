@@ -4,12 +4,13 @@ Paper    Li et al., AAAI 2026, arXiv:2508.07871
 Acts     connector, on each picture alone; then prefill, in front of decoder layer K + 1 on the pictures in context, and
          in front of layer K + 2 on the picture in question; K is 6 of 32
 Needs    the text behind each picture, hidden states, and the last token's attention rows in layers K - 1 and K
-Differs  there is no authors' code. R is 1 - keep; an int is what stays of every picture. A picture's text stands behind
-         it, up to the next picture; the picture in question is the last, and its text all that follows. The hidden
-         states of layer K are its output. Positions are re-indexed in the first stage and kept in the second. Where
-         nothing is left in context, the mean of the question's text takes its place, and where there is no such text,
-         that of all text. Counts are rounded down, but one token of the picture in question stays. A budget over the
-         layer mean is met for a prompt of one picture. Scores are in float32. Equal scores: the earlier token
+Differs  there is no authors' code. R is 1 - keep, without a keep the paper's middle one of 0.778; an int is what is left
+         of every picture. A picture's text stands behind it, up to the next picture; that in question is the last,
+         and its text all that follows. The hidden states of layer K are its output. Positions are re-indexed in the
+         first stage and kept in the second. Where nothing is left in context, the mean of the question's text takes its
+         place, and where there is no such text, that of all text. Counts are rounded down, but one token of the picture
+         in question stays. A budget over the layer mean is met for a prompt of one picture. Scores are in float32.
+         Equal scores: the earlier token
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from ..ops.greedy import cover_most
 from ..ops.similarity import cosine_similarity
 
 SCOPES = (None, "image", "layer-mean")
+PAPER_KEEP = Fraction(222, 1000)  # R = 0.778
 SIZES, LEFT = "sizes", "left"  # in the state: tokens of each picture at first; what each question's picture keeps
 
 
@@ -86,9 +88,8 @@ class CATP(Selector):
         return self if layer == self.score_layer else replace(self, score_layer=layer)
 
     def steps(self, info: ModelInfo, budget: Budget | None) -> tuple[Step, ...]:
-        """Each picture, the context, the question. Raises BudgetError without a keep, or for one not per image."""
-        if budget is None:
-            raise BudgetError("catp needs a keep: an int >= 1, a fraction in (0, 1] or 'a/b'.")
+        """Each picture, the context, the question. Raises BudgetError for a keep that is not per image."""
+        budget = Budget(PAPER_KEEP) if budget is None else budget
         if budget.scope not in SCOPES:
             raise BudgetError(f"catp takes a keep per image or per layer-mean; got {budget}.")
         layer, whole = int(self.score_layer), budget if budget.is_everything else None
