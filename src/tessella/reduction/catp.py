@@ -4,7 +4,7 @@ Paper    Li et al., AAAI 2026, arXiv:2508.07871
 Acts     connector, on each picture alone; then prefill, in front of decoder layer K + 1 on the pictures in context, and
          in front of layer K + 2 on the picture in question; K is 6 of 32
 Needs    the text behind each picture, hidden states, and the last token's attention rows in layers K - 1 and K
-Differs  there is no authors' code. R is 1 - keep, without a keep the paper's middle one of 0.778; an int is what is left
+Differs  there is no authors' code. R is 1 - keep, without a keep the paper's middle one, 0.778; an int is what stays
          of every picture. A picture's text stands behind it, up to the next picture; that in question is the last,
          and its text all that follows. The hidden states of layer K are its output. Positions are re-indexed in the
          first stage and kept in the second. Where nothing is left in context, the mean of the question's text takes its
