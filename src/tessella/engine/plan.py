@@ -263,6 +263,7 @@ def solve_layer_mean(
     units = [units_of(s, image, roles) for s in method.steps(adapter.info, Budget(Fraction(1)))]
     keeps = range(max(method.card.min_keep, 1), size + 1)
 
+    @functools.cache
     def mean(keep: int) -> Fraction:
         return _layer_mean(method, adapter, Fraction(keep, size), size, units)
 

@@ -54,7 +54,7 @@ def class_row(
 
 
 def attention_received(
-    query: Float[Tensor, "B H N D"],
+    query: Float[Tensor, "B H Q D"],
     key: Float[Tensor, "B G N D"],
     scale: float,
     mask: Bool[Tensor, "B N"] | None = None,
@@ -62,13 +62,14 @@ def attention_received(
 ) -> Float[Tensor, "B N"]:
     """Attention that each key receives: the mean over heads and over all (real) queries.
 
+    With a `mask` queries are keys, and padded ones (False) neither ask nor receive; without one queries may be fewer.
     Heads are taken a few at a time, and where one head's weights are too many, its queries too (`block` at a time), so
-    that at most 64 MiB of weights exist together, on a CPU 2 MiB. Padded tokens (`mask` False) neither ask nor receive.
+    that at most 64 MiB of weights exist together, on a CPU 2 MiB.
 
     >>> attention_received(torch.zeros(2, 4, 5, 8), torch.zeros(2, 4, 5, 8), 1.0)[0]
     tensor([0.2000, 0.2000, 0.2000, 0.2000, 0.2000])
     """
-    total = torch.zeros(query.shape[0], query.shape[2], device=query.device)
+    total = torch.zeros(key.shape[0], key.shape[2], device=key.device)
     for _, weights in weights_in_blocks(query, key, scale, mask, block):
         total += weights.sum(dim=(1, 2))
     real: Tensor | int = query.shape[2] if mask is None else mask.sum(dim=1, keepdim=True).clamp(min=1)
@@ -146,11 +147,12 @@ def attention_from_chosen(
     >>> attention_from_chosen(zeros, zeros, 1.0, 0, lambda received: torch.tensor([[0, 3, -1]]), total=True)
     tensor([[0.5000, 0.5000, 0.5000, 0.5000]])
     """
-    received, _ = patch_attention(query, key, scale, first)
+    query, key = query[:, :, first:], key.float()
+    received = attention_received(query, key, scale)[:, first:]
     chosen = choose(received)
     index = chosen.clamp(min=0)[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3])
     everywhere = torch.arange(key.shape[2], device=key.device).expand(len(key), -1)
-    of_chosen = attention_from(query[:, :, first:].gather(2, index), key, scale, chosen, everywhere, causal=False)
+    of_chosen = attention_from(query.gather(2, index), key, scale, chosen, everywhere, causal=False)
     number = (chosen >= 0).sum(dim=1, keepdim=True)
     mean = torch.where(number > 0, of_chosen[:, first:], received)
     return mean * torch.where(number > 0, number, received.shape[1]) if total else mean

@@ -46,8 +46,7 @@ def pick_greedily(
         if step + 1 < most:
             closed = closed.scatter(1, pick[:, None], True)
             state = absorb(state, pick)
-    wanted = on_device(num_picks, mask.device)
-    return torch.where(torch.arange(most, device=mask.device) < wanted[:, None], picks, -1)
+    return _wanted(picks, num_picks)
 
 
 def farthest_first(
@@ -131,20 +130,28 @@ def cover_most(
     >>> cover_most(worth, (2,), torch.ones(1, 3, dtype=torch.bool), besides=torch.tensor([[0.0, 2.0, 0.0]]))
     tensor([[1, 0]])
     """
-    batch, _, num_targets = worth.shape
+    batch, num_tokens, num_targets = worth.shape
     items = torch.arange(batch, device=worth.device)
     elements = CPU_BLOCK_ELEMENTS if worth.device.type == "cpu" else BLOCK_ELEMENTS
     blocks = worth.split(block or max(1, elements // max(1, batch * num_targets)), dim=1)
+    covered = worth.new_zeros(batch, num_targets)
+    anyway = worth.new_zeros(batch, num_tokens) if besides is None else besides
+    anyway = anyway.masked_fill(~mask, -torch.inf)  # and for tokens that are picked
+    most = max(num_picks, default=0)
+    picks = torch.empty(batch, most, dtype=torch.long, device=mask.device)
+    for step in range(most):  # few operations a pick: there are hundreds of picks, and each is short
+        added = [(b - covered[:, None]).relu_().sum(dim=2) for b in blocks]
+        pick = (added[0] if len(added) == 1 else torch.cat(added, dim=1)).add_(anyway).argmax(dim=1)
+        picks[:, step] = pick
+        anyway.scatter_(1, pick[:, None], -torch.inf)
+        covered = torch.maximum(covered, worth[items, pick])
+    return _wanted(picks, num_picks)
 
-    def gain(covered: Tensor) -> Tensor:
-        """What each token adds to the worth that targets have already."""
-        added = torch.cat([(b - covered[:, None]).clamp_(min=0).sum(dim=2) for b in blocks], dim=1)
-        return added if besides is None else added + besides
 
-    def absorb(covered: Tensor, pick: Tensor) -> Tensor:
-        return torch.maximum(covered, worth[items, pick])
-
-    return pick_greedily(worth.new_zeros(batch, num_targets), gain, absorb, num_picks, mask)
+def _wanted(picks: Int[Tensor, "B K"], num_picks: Sequence[int]) -> Int[Tensor, "B K"]:
+    """The first `num_picks[b]` picks of each item, the others -1."""
+    wanted = on_device(num_picks, picks.device)
+    return torch.where(torch.arange(picks.shape[1], device=picks.device) < wanted[:, None], picks, -1)
 
 
 def _value(state: tuple[Tensor, Tensor]) -> Float[Tensor, "B V"]:
