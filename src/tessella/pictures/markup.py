@@ -1,0 +1,104 @@
+"""What the pages share: the document around them, how they look, and the figure of one reduction."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from html import escape
+
+from PIL import Image
+
+from .saving import encode_picture
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1c1e24; --soft: #5c616d; --paper: #fff; --rule: #dcdfe5; --band: #f4f5f8;
+  --good: #146c43; --bad: #a3341f; --link: #1f5a99; --faint: #c3c8d2; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e9eaee; --soft: #a5aab6; --paper: #17181c; --rule: #363943;
+  --band: #202228; --good: #6cc79a; --bad: #f0957f; --link: #8ab8ea; --faint: #4b4f5b; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 76rem; padding: 1.5rem 1rem 3rem; color: var(--ink); background: var(--paper);
+  font: 1rem/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 .25rem; overflow-wrap: anywhere; }
+p.about, footer { color: var(--soft); margin: 0 0 1.5rem; }
+.scroll { overflow-x: auto; margin-bottom: 2rem; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: .45rem .75rem; border-bottom: 1px solid var(--rule); vertical-align: top; }
+th { color: var(--soft); font-weight: 600; font-size: .85rem; white-space: nowrap; }
+td.number, th.number { text-align: right; white-space: nowrap; }
+td.method { font-family: ui-monospace, monospace; white-space: nowrap; }
+td.answer { min-width: 8rem; overflow-wrap: anywhere; }
+td.reason { color: var(--soft); }
+.same { color: var(--good); } .differs { color: var(--bad); }
+.panels { display: grid; gap: 1.5rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); }
+figure { margin: 0; padding: .75rem; border: 1px solid var(--rule); border-radius: .5rem; background: var(--band); }
+figure img { display: block; width: 100%; height: auto; border-radius: .25rem; background: #fff; }
+figure h2, figure h4 { font-size: 1rem; margin: 0 0 .5rem; overflow-wrap: anywhere;
+  font-family: ui-monospace, monospace; }
+figcaption { margin-top: .5rem; overflow-wrap: anywhere; }
+footer { margin: 2rem 0 0; font-size: .85rem; }
+"""
+
+LEGEND = "Kept patches show the picture, dropped ones are grey, merged ones are tinted and tied to the patch that took them in."
+
+
+def document(title: str, body: str, style: str = "", script: str = "") -> str:
+    """A whole page around the markup of its body, which reaches for nothing outside itself.
+
+    `title` is text. The page's own policy lets no script run but the one given here, whatever the body holds.
+    """
+    scripts = ""
+    allowed = "'none'"
+    if script:
+        digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+        scripts, allowed = f"<script>{script}</script>\n", f"'sha256-{digest}'"
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {allowed}"
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)} · Tessella</title>
+<style>{STYLE}{style}</style>
+</head>
+<body>
+{body}
+{scripts}</body>
+</html>
+"""
+
+
+def footer(words: str = "") -> str:
+    """The last line of a page: what made it, and `words` (text)."""
+    from .. import __version__
+
+    return f"<footer>Made by Tessella {escape(__version__)}. {escape(words)}</footer>"
+
+
+def reduction_figure(
+    method: str,
+    drawing: Image.Image,
+    answer: str,
+    counts: str,
+    right: bool | None = None,
+    level: int = 2,
+    ending: str = ".png",
+) -> str:
+    """The figure of one reduction: method, the drawing of its kept tokens, the answer, the counts in words.
+
+    All of them are text and are escaped. `right` puts a mark beside the answer, `level` is that of the heading, and
+    `ending` names the format of the picture.
+    """
+    data = base64.b64encode(encode_picture(drawing, ending)).decode("ascii")
+    mark = "" if right is None else f'<span class="{_CLASSES[right]}">{_MARKS[right]}</span> '
+    return (
+        f"<figure><h{level}>{escape(method)}</h{level}>"
+        f'<img width="{drawing.width}" height="{drawing.height}" alt="{escape(counts)}, kept by {escape(method)}" '
+        f'src="data:image/{ending[1:]};base64,{data}">'
+        f"<figcaption>{mark}<strong>{escape(answer) or '(no answer)'}</strong><br>{escape(counts)}</figcaption>"
+        "</figure>"
+    )
+
+
+_CLASSES = {True: "same", False: "differs"}
+_MARKS = {True: "✓ right:", False: "✗ wrong:"}
