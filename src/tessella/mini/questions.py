@@ -9,7 +9,20 @@ from random import Random
 
 from PIL import Image
 
-from tessella.mini.world import COLOURS, SHAPES, SIDE, Item, Scene, Spec, check_split, draw_scene, draw_spec, draw_word
+from tessella.mini.world import (
+    COLOURS,
+    PLAIN_SIZES,
+    SHAPES,
+    SIDE,
+    Item,
+    Scene,
+    Sizes,
+    Spec,
+    check_split,
+    draw_scene,
+    draw_spec,
+    draw_word,
+)
 
 KINDS = ("colour", "shape", "place", "relation", "count", "existence", "digit", "reading")
 PLACES = ("top left", "top right", "bottom left", "bottom right")
@@ -47,30 +60,76 @@ class Sample:
     question: str
     answer: str
 
+    @property
+    def parts(self) -> tuple[str | Image.Image, ...]:
+        """Picture and question in the order of the prompt."""
+        return self.image, self.question
 
-def sample(kind: str, seed: int, split: str = "test") -> Sample:
+
+@dataclass(frozen=True)
+class Plan:
+    """The objects that a question is about, and how many more may stand beside them: `low` to `high`, none taboo."""
+
+    specs: list[Spec]
+    text: str
+    low: int
+    high: int
+    taboo: Taboo
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How pictures look: the fewest and most objects in one (None: as the kind has it), and their sizes."""
+
+    objects: tuple[int, int] | None = None
+    sizes: Sizes = PLAIN_SIZES
+
+    def extras(self, plan: Plan) -> tuple[int, int]:
+        """The fewest and most objects beside those of the plan."""
+        if self.objects is None:
+            return plan.low, plan.high
+        low, high = (max(0, number - len(plan.specs)) for number in self.objects)
+        return low, high
+
+
+VARIANTS = {  # sizes stay within those of the plain pictures, on which the model is trained
+    "plain": Variant(),
+    "sparse": Variant((1, 2)),
+    "crowded": Variant((8, 9)),
+    "small": Variant(sizes=Sizes((16, 18), (20,), (12,))),
+    "large": Variant(sizes=Sizes((26, 28), (28,), (15, 16))),
+}
+
+
+def sample(kind: str, seed: int, split: str = "test", variant: str = "plain") -> Sample:
     """Picture, question and answer, always the same for the same arguments."""
-    scene, question = draw_sample(kind, Random(f"{split}/{kind}/{seed}"), split)
+    name = f"{split}/{kind}/{seed}" if variant == "plain" else f"{split}/{kind}/{seed}/{variant}"
+    scene, question = draw_sample(kind, Random(name), split, variant)
     return Sample(scene.image, kind, question.text, question.answer)
 
 
-def draw_sample(kind: str, rng: Random, split: str) -> tuple[Scene, Question]:
+def draw_sample(kind: str, rng: Random, split: str, variant: str = "plain") -> tuple[Scene, Question]:
     """A picture made for one question; the answer is drawn first, so that all answers are equally likely."""
     check_split(split)
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
+    if variant not in VARIANTS:
+        raise ValueError(f"variant must be one of {', '.join(VARIANTS)}; got {variant!r}")
+    look = VARIANTS[variant]
     answer = rng.choice(ANSWERS[kind]) if ANSWERS[kind] else draw_word(rng, split)
     while True:
-        specs, text = _COMPOSE[kind](rng, answer, split)
-        scene = draw_scene(rng, specs, split)
+        plan = _COMPOSE[kind](rng, answer, split)
+        low, high = look.extras(plan)
+        specs = plan.specs + draw_extras(rng, split, low, high, plan.taboo, plan.specs)
+        scene = draw_scene(rng, specs, split, look.sizes)
         if scene is not None:
-            return scene, Question(kind, text, answer)
+            return scene, Question(kind, plan.text, answer)
 
 
 # --- a picture for a question: the objects it is about, then others that leave it unambiguous -----------------------
 
 
-def _extras(rng: Random, split: str, low: int, high: int, taboo: Taboo, specs: Sequence[Spec] = ()) -> list[Spec]:
+def draw_extras(rng: Random, split: str, low: int, high: int, taboo: Taboo, specs: Sequence[Spec]) -> list[Spec]:
     """`low` to `high` more objects, at most one of them a word and one a digit."""
     left, extras = ["digit", "word"], []
     if sum(spec.kind == "word" for spec in specs) > 1:
@@ -89,11 +148,11 @@ def _extras(rng: Random, split: str, low: int, high: int, taboo: Taboo, specs: S
     return extras
 
 
-def _noun(spec: Spec) -> str:
+def noun_of(spec: Spec) -> str:
     return spec.shape or spec.kind
 
 
-def _make(rng: Random, noun: str, colour: str, split: str, text: str = "", spot: tuple | None = None) -> Spec:
+def make_spec(rng: Random, noun: str, colour: str, split: str, text: str = "", spot: tuple | None = None) -> Spec:
     if noun in SHAPES:
         return Spec("shape", colour, shape=noun, spot=spot)
     if not text:
@@ -101,101 +160,109 @@ def _make(rng: Random, noun: str, colour: str, split: str, text: str = "", spot:
     return Spec(noun, colour, text=text, spot=spot)
 
 
-def _colour(rng: Random) -> str:
+def draw_colour(rng: Random) -> str:
     return rng.choice(tuple(COLOURS))
 
 
-def _other(rng: Random, values: Sequence[str], *not_these: str) -> str:
+def draw_other(rng: Random, values: Sequence[str], *not_these: str) -> str:
     return rng.choice([value for value in values if value not in not_these])
 
 
-def _compose_colour(rng: Random, answer: str, split: str) -> tuple[list[Spec], str]:
+def _compose_colour(rng: Random, answer: str, split: str) -> Plan:
     noun = rng.choice((*SHAPES, *SHAPES, "digit", "word"))
-    target = _make(rng, noun, answer, split)
-    return [target, *_extras(rng, split, 2, 5, lambda s: _noun(s) == noun)], f"what color is the {noun}?"
+    target = make_spec(rng, noun, answer, split)
+    return Plan([target], f"what color is the {noun}?", 2, 5, lambda s: noun_of(s) == noun)
 
 
-def _compose_shape(rng: Random, answer: str, split: str) -> tuple[list[Spec], str]:
-    colour = _colour(rng)
+def _compose_shape(rng: Random, answer: str, split: str) -> Plan:
+    colour = draw_colour(rng)
     target = Spec("shape", colour, shape=answer)
-    return [target, *_extras(rng, split, 2, 5, lambda s: s.colour == colour)], f"what shape is the {colour} object?"
+    return Plan([target], f"what shape is the {colour} object?", 2, 5, lambda s: s.colour == colour)
 
 
-def _compose_place(rng: Random, answer: str, split: str) -> tuple[list[Spec], str]:
+def _compose_place(rng: Random, answer: str, split: str) -> Plan:
     vertical, horizontal = answer.split()
     half = SIDE / 2
     low, high = (0, half - MARGIN), (half + MARGIN, SIDE)
     spot = (*(low if horizontal == "left" else high), *(low if vertical == "top" else high))
-    noun, colour = rng.choice((*SHAPES, *SHAPES, "digit", "word")), _colour(rng)
-    target = _make(rng, noun, colour, split, spot=spot)
+    noun, colour = rng.choice((*SHAPES, *SHAPES, "digit", "word")), draw_colour(rng)
+    target = make_spec(rng, noun, colour, split, spot=spot)
     if rng.random() < 0.5:
-        return [target, *_extras(rng, split, 2, 5, lambda s: _noun(s) == noun)], f"where is the {noun}?"
-    twin = _make(rng, noun if noun in SHAPES else rng.choice(SHAPES), _other(rng, tuple(COLOURS), colour), split)
-    extras = _extras(rng, split, 1, 4, lambda s: _noun(s) == noun and s.colour == colour)
-    return [target, twin, *extras], f"where is the {colour} {noun}?"
+        return Plan([target], f"where is the {noun}?", 2, 5, lambda s: noun_of(s) == noun)
+    twin = make_spec(
+        rng, noun if noun in SHAPES else rng.choice(SHAPES), draw_other(rng, tuple(COLOURS), colour), split
+    )
+    text = f"where is the {colour} {noun}?"
+    return Plan([target, twin], text, 1, 4, lambda s: noun_of(s) == noun and s.colour == colour)
 
 
-def _compose_relation(rng: Random, answer: str, split: str) -> tuple[list[Spec], str]:
+def _compose_relation(rng: Random, answer: str, split: str) -> Plan:
     nouns = (*SHAPES, *SHAPES, *SHAPES, "digit")
-    first, second = (rng.choice(nouns), _colour(rng)), (rng.choice(nouns), _colour(rng))
+    first, second = (rng.choice(nouns), draw_colour(rng)), (rng.choice(nouns), draw_colour(rng))
     while first == second:
-        second = (rng.choice(nouns), _colour(rng))
+        second = (rng.choice(nouns), draw_colour(rng))
     x, y = rng.uniform(14, SIDE - 14), rng.uniform(14, SIDE - 14)
     far = rng.uniform(MIN_DISTANCE + 3, 80)
     side = rng.uniform(-1, 1) * far / (DOMINANCE + 0.2)
     dx, dy = {"left": (-far, side), "right": (far, side), "above": (side, -far), "below": (side, far)}[answer]
     spot, other = (x + dx - 1, x + dx + 1, y + dy - 1, y + dy + 1), (x - 1, x + 1, y - 1, y + 1)
-    specs = [_make(rng, *first, split, spot=spot), _make(rng, *second, split, spot=other)]
-    extras = _extras(rng, split, 1, 4, lambda s: (_noun(s), s.colour) in (first, second))
-    return specs + extras, f"where is the {first[1]} {first[0]} relative to the {second[1]} {second[0]}?"
+    specs = [make_spec(rng, *first, split, spot=spot), make_spec(rng, *second, split, spot=other)]
+    text = f"where is the {first[1]} {first[0]} relative to the {second[1]} {second[0]}?"
+    return Plan(specs, text, 1, 4, lambda s: (noun_of(s), s.colour) in (first, second))
 
 
-def _compose_count(rng: Random, answer: str, split: str) -> tuple[list[Spec], str]:
+def _compose_count(rng: Random, answer: str, split: str) -> Plan:
     if rng.random() < 0.7:
         shape = rng.choice(SHAPES)
-        counted = [Spec("shape", _colour(rng), shape=shape) for _ in range(int(answer))]
-        return counted + _extras(rng, split, 1, 3, lambda s: s.shape == shape), f"how many {plural(shape)} are there?"
-    colour = _colour(rng)
+        counted = [Spec("shape", draw_colour(rng), shape=shape) for _ in range(int(answer))]
+        return Plan(counted, f"how many {plural(shape)} are there?", 1, 3, lambda s: s.shape == shape)
+    colour = draw_colour(rng)
     counted = [Spec("shape", colour, shape=rng.choice(SHAPES)) for _ in range(int(answer))]
-    return counted + _extras(rng, split, 1, 3, lambda s: s.colour == colour), f"how many {colour} objects are there?"
+    return Plan(counted, f"how many {colour} objects are there?", 1, 3, lambda s: s.colour == colour)
 
 
-def _compose_existence(rng: Random, answer: str, split: str) -> tuple[list[Spec], str]:
-    colour, shape = _colour(rng), rng.choice(SHAPES)
+def _compose_existence(rng: Random, answer: str, split: str) -> Plan:
+    colour, shape = draw_colour(rng), rng.choice(SHAPES)
+    near = draw_near(rng, colour, shape, answer == "yes")
+    text = f"is there {article(colour)} {colour} {shape}?"
+    return Plan(near, text, 0, 3, lambda s: s.colour == colour or s.shape == shape)
+
+
+def draw_near(rng: Random, colour: str, shape: str, present: bool) -> list[Spec]:
+    """Three shapes that share the colour or the shape, and exactly one or none that has both."""
     near = [
-        Spec("shape", colour, shape=_other(rng, SHAPES, shape)),
-        Spec("shape", _other(rng, tuple(COLOURS), colour), shape=shape),
+        Spec("shape", colour, shape=draw_other(rng, SHAPES, shape)),
+        Spec("shape", draw_other(rng, tuple(COLOURS), colour), shape=shape),
     ]
-    if answer == "yes":
+    if present:
         near.append(Spec("shape", colour, shape=shape))
-    elif rng.random() < 0.5:  # as many objects of the colour or of the shape as in a picture with the answer yes
-        near.append(Spec("shape", colour, shape=_other(rng, SHAPES, shape)))
+    elif rng.random() < 0.5:  # as many objects of the colour or of the shape as where both are present
+        near.append(Spec("shape", colour, shape=draw_other(rng, SHAPES, shape)))
     else:
-        near.append(Spec("shape", _other(rng, tuple(COLOURS), colour), shape=shape))
+        near.append(Spec("shape", draw_other(rng, tuple(COLOURS), colour), shape=shape))
     rng.shuffle(near)
-    extras = _extras(rng, split, 0, 3, lambda s: s.colour == colour or s.shape == shape)
-    return near + extras, f"is there {article(colour)} {colour} {shape}?"
+    return near
 
 
-def _compose_digit(rng: Random, answer: str, split: str) -> tuple[list[Spec], str]:
+def _compose_digit(rng: Random, answer: str, split: str) -> Plan:
     return _compose_text(rng, answer, split, "digit", "what digit is shown?", "what is the {} digit?")
 
 
-def _compose_reading(rng: Random, answer: str, split: str) -> tuple[list[Spec], str]:
+def _compose_reading(rng: Random, answer: str, split: str) -> Plan:
     return _compose_text(rng, answer, split, "word", "what word is written?", "what is the {} word?")
 
 
-def _compose_text(rng: Random, answer: str, split: str, kind: str, one: str, many: str) -> tuple[list[Spec], str]:
+def _compose_text(rng: Random, answer: str, split: str, kind: str, one: str, many: str) -> Plan:
     """One digit or word, or (3 in 10) two that differ in colour."""
-    colour = _colour(rng)
-    specs = [_make(rng, kind, colour, split, answer)]
+    colour = draw_colour(rng)
+    specs = [make_spec(rng, kind, colour, split, answer)]
     if rng.random() < 0.7:
-        return specs + _extras(rng, split, 2, 4, lambda s: s.kind == kind), one
-    specs.append(_make(rng, kind, _other(rng, tuple(COLOURS), colour), split))
-    return specs + _extras(rng, split, 1, 3, lambda s: s.kind == kind, specs), many.format(colour)
+        return Plan(specs, one, 2, 4, lambda s: s.kind == kind)
+    specs.append(make_spec(rng, kind, draw_other(rng, tuple(COLOURS), colour), split))
+    return Plan(specs, many.format(colour), 1, 3, lambda s: s.kind == kind)
 
 
-_COMPOSE: dict[str, Callable[[Random, str, str], tuple[list[Spec], str]]] = {
+_COMPOSE: dict[str, Callable[[Random, str, str], Plan]] = {
     "colour": _compose_colour,
     "shape": _compose_shape,
     "place": _compose_place,

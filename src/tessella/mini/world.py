@@ -18,6 +18,7 @@ from random import Random
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+WORLD_VERSION = "2"  # raised whenever a seed draws something else or kinds are added; "1" had single pictures only
 SIDE = 112  # pixels a side of every picture
 PATCH = 8  # pixels a side of the encoder's patches
 GAP = 3  # free pixels between the boxes of two objects
@@ -44,14 +45,31 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom ar
 
 
 @dataclass(frozen=True)
+class Sizes:
+    """Pixels a side of shapes and digits, and of a word's capitals; each is drawn as often as the next."""
+
+    shapes: Sequence[int] = SHAPE_SIZES
+    digits: Sequence[int] = DIGIT_SIZES
+    caps: Sequence[int] = CAP_HEIGHTS
+
+
+PLAIN_SIZES = Sizes()
+
+
+@dataclass(frozen=True)
 class Spec:
-    """An object that is asked for; `spot` bounds its centre: lowest and highest x, lowest and highest y."""
+    """An object that is asked for.
+
+    `spot` bounds its centre: lowest and highest x, lowest and highest y. `travel` are the pixels to the right and down
+    by which it will move: its way is kept free of other objects.
+    """
 
     kind: str  # "shape", "digit" or "word"
     colour: str
     shape: str = ""
     text: str = ""  # the digit, or the letters of the word
     spot: tuple[float, float, float, float] | None = None
+    travel: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -116,27 +134,46 @@ def draw_spec(rng: Random, kind: str, split: str) -> Spec:
     return Spec(kind, colour, text=str(rng.randrange(10)) if kind == "digit" else draw_word(rng, split))
 
 
-def draw_scene(rng: Random, specs: Sequence[Spec], split: str = "train") -> Scene | None:
+def draw_scene(rng: Random, specs: Sequence[Spec], split: str = "train", sizes: Sizes = PLAIN_SIZES) -> Scene | None:
     """Draw the objects on a textured ground, the first ones placed first; None when they do not fit."""
+    items = place_items(rng, specs, split, sizes)
+    return None if items is None else paint(rng, items)
+
+
+def place_items(
+    rng: Random, specs: Sequence[Spec], split: str = "train", sizes: Sizes = PLAIN_SIZES
+) -> tuple[Item, ...] | None:
+    """Objects where they stand before they move, the first ones placed first; None when they do not fit."""
     check_split(split)
-    placed: list[Item] = []
+    items: list[Item] = []
+    ways: list[Box] = []
     for spec in specs:
-        alpha, columns = _draw_alpha(rng, spec, split)
-        box = _find_box(rng, alpha.shape[1], alpha.shape[0], spec.spot, placed)
-        if box is None:
+        alpha, columns = _draw_alpha(rng, spec, split, sizes)
+        height, width = alpha.shape
+        right, down = spec.travel
+        way = _find_box(rng, width + abs(right), height + abs(down), spec.spot, ways)
+        if way is None:
             return None
-        letters = tuple((box[0] + left, box[1], box[0] + right, box[3]) for left, right in columns)
-        placed.append(Item(spec.kind, spec.colour, spec.shape, spec.text, box, alpha, letters))
+        ways.append(way)
+        left, top = way[0] + max(0, -right), way[1] + max(0, -down)
+        box = (left, top, left + width, top + height)
+        letters = tuple((left + start, box[1], left + stop, box[3]) for start, stop in columns)
+        items.append(Item(spec.kind, spec.colour, spec.shape, spec.text, box, alpha, letters))
+    return tuple(items)
+
+
+def paint(rng: Random, items: Sequence[Item]) -> Scene:
+    """The picture of objects on a ground; a copy of `rng` paints the same ground again."""
     canvas = _draw_ground(rng)
-    for item in placed:
+    for item in items:
         left, top, right, bottom = item.box
-        paint = np.array([min(255, max(0, c + rng.randint(-14, 14))) for c in COLOURS[item.colour]], np.float32)
+        ink = np.array([min(255, max(0, c + rng.randint(-14, 14))) for c in COLOURS[item.colour]], np.float32)
         region = canvas[top:bottom, left:right]
-        region += (paint - region) * item.alpha[..., None]
-    return Scene(canvas.astype(np.uint8), tuple(placed))
+        region += (ink - region) * item.alpha[..., None]
+    return Scene(canvas.astype(np.uint8), tuple(items))
 
 
-def _find_box(rng: Random, width: int, height: int, spot: tuple | None, placed: Sequence[Item]) -> Box | None:
+def _find_box(rng: Random, width: int, height: int, spot: tuple | None, taken: Sequence[Box]) -> Box | None:
     low_x, high_x, low_y, high_y = spot or (0, SIDE, 0, SIDE)
     low_x, high_x = max(1, math.ceil(low_x - width / 2)), min(SIDE - 1 - width, math.floor(high_x - width / 2))
     low_y, high_y = max(1, math.ceil(low_y - height / 2)), min(SIDE - 1 - height, math.floor(high_y - height / 2))
@@ -145,8 +182,7 @@ def _find_box(rng: Random, width: int, height: int, spot: tuple | None, placed: 
     for _ in range(30):
         left, top = rng.randint(low_x, high_x), rng.randint(low_y, high_y)
         right, bottom = left + width, top + height
-        for item in placed:
-            a, b, c, d = item.box
+        for a, b, c, d in taken:
             if left < c + GAP and a < right + GAP and top < d + GAP and b < bottom + GAP:
                 break
         else:
@@ -154,13 +190,13 @@ def _find_box(rng: Random, width: int, height: int, spot: tuple | None, placed: 
     return None
 
 
-def _draw_alpha(rng: Random, spec: Spec, split: str) -> tuple[np.ndarray, tuple[tuple[int, int], ...]]:
+def _draw_alpha(rng: Random, spec: Spec, split: str, sizes: Sizes) -> tuple[np.ndarray, tuple[tuple[int, int], ...]]:
     if spec.kind == "shape":
-        return _shape_alpha(spec.shape, rng.choice(SHAPE_SIZES), rng.randrange(3)), ()
+        return _shape_alpha(spec.shape, rng.choice(sizes.shapes), rng.randrange(3)), ()
     if spec.kind == "digit":
         bank = _digit_bank(split)[int(spec.text)]
-        return _digit_alpha(rng, bank[rng.randrange(len(bank))], split), ()
-    return _word_alpha(spec.text, rng.choice(CAP_HEIGHTS))
+        return _digit_alpha(rng, bank[rng.randrange(len(bank))], split, sizes.digits), ()
+    return _word_alpha(spec.text, rng.choice(sizes.caps))
 
 
 @cache
@@ -213,9 +249,9 @@ def _digit_bank(split: str) -> list[list[Image.Image]]:
     return bank
 
 
-def _digit_alpha(rng: Random, image: Image.Image, split: str) -> np.ndarray:
+def _digit_alpha(rng: Random, image: Image.Image, split: str, sizes: Sequence[int]) -> np.ndarray:
     """Enlarge a digit; training pictures are also turned, sheared and stretched a little."""
-    size = rng.choice(DIGIT_SIZES)
+    size = rng.choice(sizes)
     scale = 8 / size
     if split == "train":
         angle, shear, stretch = rng.uniform(-0.17, 0.17), rng.uniform(-0.15, 0.15), rng.uniform(0.9, 1.1)
