@@ -16,8 +16,8 @@ def setting(pipeline: str, **details: Any) -> Setting:
     return Setting(pipeline, method, keep or None, DETAILS | details)
 
 
-def rows_of(what: str | Setting, answers: dict[str, str], tokens: int = 20, first_seed: int = 0) -> list[Row]:
-    """One row for each 0 and 1 of each type; seeds count from `first_seed`, a blank leaves one out."""
+def rows_of(what: str | Setting, answers: dict[str, str], tokens: int = 20, first: int = 0) -> list[Row]:
+    """One row for each 0 and 1 of each type; numbers count from `first`, a blank leaves one out."""
     this = setting(what) if isinstance(what, str) else what
     out = []
     for kind, marks in answers.items():
@@ -32,10 +32,10 @@ def rows_of(what: str | Setting, answers: dict[str, str], tokens: int = 20, firs
                     Record(
                         this.key,
                         kind,
-                        first_seed + number,
+                        first + number,
                         given,
                         "yes",
-                        mark == "1",
+                        float(mark == "1"),
                         200,
                         tokens,
                         tokens / 200,

@@ -18,7 +18,7 @@ from tessella.bench.records import FULL
 from tessella.bench.regions import Thirds, count_thirds, measure_thirds, thirds_table
 from tessella.bench.stated_in_model import IN_MODEL
 from tessella.bench.statistics import Bootstrap, percentile_interval
-from tessella.bench.tasks import first_seed
+from tessella.bench.embedded import first_number
 from tessella.core.errors import BudgetError, InputError
 
 N = 60  # questions of a type
@@ -35,7 +35,7 @@ CLAIM = Claim(
 
 
 def bench(pipeline: str, answers: dict[str, str], seed: int = 0) -> list[Row]:
-    return rows_of(pipeline, answers, first_seed=first_seed(seed))
+    return rows_of(pipeline, answers, first=first_number(seed))
 
 
 def right(number: int, of: int = N) -> str:
@@ -122,14 +122,14 @@ def test_needs_a_larger_model_only_if_a_precondition_fails() -> None:
 def test_only_the_questions_of_the_claim_count() -> None:
     """More rows after the first 60 and of other types would turn the verdict, and are not looked at."""
     later = [
-        *rows_of("random:1/9", {"place": right(500, 500)}, first_seed=first_seed(0) + N),
-        *rows_of("divprune:1/9", {"place": right(0, 500), "count": right(0)}, first_seed=first_seed(0) + N),
+        *rows_of("random:1/9", {"place": right(500, 500)}, first=first_number(0) + N),
+        *rows_of("divprune:1/9", {"place": right(0, 500), "count": right(0)}, first=first_number(0) + N),
     ]
     assert evaluate(CLAIM, gather([*rows(), *later])) == evaluate(CLAIM, gather(rows()))
 
 
 def test_missing_questions_are_named_with_their_command() -> None:
-    few = [row for row in rows() if row[0].method != "random" or row[1].seed < first_seed(0) + N - 1]
+    few = [row for row in rows() if row[0].method != "random" or row[1].number < first_number(0) + N - 1]
     verdict = evaluate(CLAIM, gather(few))
     assert (verdict.status, verdict.missing) == ("not measured", ("random:1/9",))
     command = 'tessella bench --methods "random" --keep 1/9 --types place,colour --limit 60 --seed 0 --out bench.db'

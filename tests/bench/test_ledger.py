@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tessella.bench.ledger import LEDGER_VERSION, Ledger, read_ledger
+from tessella.bench.ledger import LEDGER_VERSION, Item, Ledger, read_ledger, read_timings
 from tessella.bench.records import Record, Setting
 from tessella.core.errors import InputError
 
@@ -21,8 +21,8 @@ SETTINGS = [Setting("hiprune:0.5", "hiprune", "0.5", {"model": "mini"}), Setting
 MS = {"encode": 1.5, "score": 0.25, "select": 0.5, "prefill": 3.0, "decode": 2.0}
 
 
-def record(setting: Setting, kind: str, seed: int, answer: str = "red") -> Record:
-    return Record(setting.key, kind, seed, answer, "red", answer == "red", 196, 98, 0.5, 4096, MS)
+def record(setting: Setting, kind: str, number: int, answer: str = "red") -> Record:
+    return Record(setting.key, kind, number, answer, "red", float(answer == "red"), 196, 98, 0.5, 4096, MS)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def refused(path: Path) -> str:
 def test_records_come_back_as_written(path):
     with Ledger(path) as ledger:
         rows = ledger.rows(SETTINGS, ("colour", "digit"), range(7, 9))
-        assert [(s.key, r.kind, r.seed) for s, r in rows] == [
+        assert [(s.key, r.kind, r.number) for s, r in rows] == [
             (SETTINGS[0].key, "digit", 7),
             (SETTINGS[0].key, "digit", 8),
             (SETTINGS[1].key, "colour", 7),
@@ -79,9 +79,9 @@ def test_any_sqlite_program_reads_it_while_it_is_written(path):
         ledger.add([record(SETTINGS[1], "colour", 8)])
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
             query = (
-                "SELECT pipeline, method, keep, kind, seed, answer, truth, correct, tokens_in, tokens_kept, "
+                "SELECT pipeline, method, keep, kind, number, answer, truth, score, tokens_in, tokens_kept, "
                 "mean_keep_ratio, cache_bytes, ms_encode, ms_score, ms_select, ms_prefill, ms_decode "
-                "FROM records JOIN settings ON setting = key ORDER BY method, seed LIMIT 1"
+                "FROM records JOIN settings ON setting = key ORDER BY method, number LIMIT 1"
             )
             assert connection.execute(query).fetchone() == (
                 *("hiprune:0.5", "hiprune", "0.5", "digit", 7, "blue", "red", 0, 196, 98, 0.5, 4096),
@@ -128,7 +128,7 @@ def test_a_full_disk_is_said_and_what_was_done_is_kept(path):
         pages = ledger._connection.execute("PRAGMA page_count").fetchone()[0]
         ledger._connection.execute(f"PRAGMA max_page_count = {pages}")  # SQLITE_FULL, as from a disk
         with pytest.raises(InputError, match=r"cannot be written: the disk is full\. What was finished before is kept"):
-            ledger.add([record(SETTINGS[1], "colour", seed) for seed in range(100, 3000)])
+            ledger.add([record(SETTINGS[1], "colour", number) for number in range(100, 3000)])
     assert len(read_ledger(path)) == 3
 
 
@@ -150,7 +150,7 @@ def test_files_of_other_kinds_are_refused(tmp_path):
 
 def test_another_version_is_refused(path):
     change(path, "UPDATE meta SET version = 9")
-    assert "is a ledger of version 9; version 1 is read here" in refused(path)
+    assert "is a ledger of version 9; version 2 is read here" in refused(path)
 
 
 def test_a_missing_column_is_refused(path):
@@ -178,10 +178,10 @@ def test_bytes_that_were_overwritten_are_noticed(path):
         ("answer", "NULL"),
         ("setting", "'0123456789abcdef'"),
         ("tokens_kept", "'many'"),
-        ("correct", "2"),
+        ("score", "2"),
         ("ms_decode", "NULL"),
         ("created_at", "NULL"),
-        ("seed", "x'00'"),
+        ("number", "x'00'"),
     ],
 )
 def test_a_half_written_record_is_refused_with_its_place(path, column, value):
@@ -192,7 +192,7 @@ def test_a_half_written_record_is_refused_with_its_place(path, column, value):
         f"CREATE TABLE records ({columns})",
         "INSERT INTO records SELECT * FROM old",
         "DROP TABLE old",
-        f"UPDATE records SET {column} = {value} WHERE kind = 'digit' AND seed = 7",
+        f"UPDATE records SET {column} = {value} WHERE kind = 'digit' AND number = 7",
     )
     message = refused(path)
     assert f"holds a half-written record: {column} of setting" in message
@@ -213,7 +213,7 @@ def test_a_changed_setting_is_refused(path):
     assert "is half-written or was changed" in refused(path)
 
 
-# --- one writer -----------------------------------------------------------------------------------------------------
+# --- one job of a name -----------------------------------------------------------------------------------------------------
 
 HOLD = """
 import sys
@@ -230,25 +230,81 @@ def test_a_second_run_is_refused_and_a_dead_one_is_replaced(path):
     )
     try:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(InputError, match=rf"is in use by process {holder.pid}; wait for it, or give another file"):
+        with pytest.raises(InputError, match=rf"is in use by a job 'bench', process {holder.pid}; wait for it, give another file, or"):
             Ledger(path)
         assert len(read_ledger(path)) == 3
     finally:
         holder.send_signal(signal.SIGKILL)
         holder.communicate()
-    assert (path.parent / "bench.db.lock").read_text() == f"{holder.pid}\n"  # it could not clean up
+    assert (path.parent / "bench.db.bench.lock").read_text() == f"{holder.pid}\n"  # it could not clean up
     with Ledger(path):
-        assert (path.parent / "bench.db.lock").read_text() == f"{os.getpid()}\n"
+        assert (path.parent / "bench.db.bench.lock").read_text() == f"{os.getpid()}\n"
     assert sorted(p.name for p in path.parent.iterdir()) == ["bench.db"]
 
 
 def test_the_same_process_is_refused_too(path):
     with Ledger(path) as ledger:
-        with pytest.raises(InputError, match=f"in use by process {os.getpid()}"):
+        with pytest.raises(InputError, match=f"in use by a job 'bench', process {os.getpid()}"):
             Ledger(path)
         ledger.close()
         ledger.close()
         Ledger(path).close()
+
+
+# --- several jobs on one ledger -------------------------------------------------------------------------------------
+
+
+def items(setting: Setting, *firsts: int) -> list[Item]:
+    return [Item(setting.key, "digit", first, tuple(range(first, first + 3))) for first in firsts]
+
+
+def test_what_one_job_takes_no_other_gets(path):
+    with Ledger(path) as ledger, Ledger(path, "second") as other:
+        ledger.begin(SETTINGS, {})
+        other.begin(SETTINGS, {})
+        mine = ledger.take(items(SETTINGS[0], 6, 9))
+        assert [(i.first, i.numbers) for i in mine] == [(6, (6,)), (9, (9, 10, 11))]  # 7 and 8 have a record
+        assert [i.first for i in other.take(items(SETTINGS[0], 6, 9, 12))] == [12]
+        ledger.add([record(SETTINGS[0], "digit", 6)], mine[0])
+        assert other.take(items(SETTINGS[0], 6)) == []  # answered
+        ledger.close()
+        assert [i.first for i in other.take(items(SETTINGS[0], 6, 9))] == [9]  # given back
+
+
+def test_what_a_dead_job_had_taken_is_free(path):
+    code = HOLD.replace("Ledger(sys.argv[1])", "Ledger(sys.argv[1], 'doomed')").replace(
+        "print(", "ledger.begin([], {})\nledger.take([Item('k', 'digit', 0, (0, 1))])\nprint("
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code.replace("import Ledger", "import Item, Ledger"), str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    wanted = [Item("k", "digit", 0, (0, 1))]
+    with Ledger(path) as ledger:
+        ledger.begin(SETTINGS, {})
+        try:
+            assert holder.stdout.readline() == "held\n"
+            assert ledger.take(wanted) == []
+        finally:
+            holder.send_signal(signal.SIGKILL)
+            holder.communicate()
+        assert ledger.take(wanted) == wanted
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../up", "x" * 65, ".hidden"])
+def test_a_name_that_is_none_is_refused(path, name):
+    with pytest.raises(InputError, match="a job's name has 1 to 64 letters"):
+        Ledger(path, name)
+
+
+def test_timings_are_read_back_the_last_one_last(path):
+    with Ledger(path) as ledger:
+        ledger.begin(SETTINGS, {})
+        ledger.add_timing("k", 8, {"ms": [1.0]})
+        ledger.add_timing("k", 8, {"ms": [2.0]})
+    assert read_timings(path) == {("k", 8): {"ms": [2.0]}}
 
 
 def test_the_key_of_a_setting_covers_all_of_it():

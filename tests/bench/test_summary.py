@@ -124,7 +124,7 @@ def test_a_missing_type_leaves_no_overall_value() -> None:
     assert "it lacks whole types, so nothing overall is given" in " ".join(summary.notes)
     row = next(row for row in summary.tables()[0].rows if row[0].startswith("colours"))
     assert row[3:7] == ("-", "-", "-", "-")
-    nothing = summarize([*bench(), *rows_of("late:1/9", {"colour": "11"}, first_seed=500)])
+    nothing = summarize([*bench(), *rows_of("late:1/9", {"colour": "11"}, first=500)])
     late = entry(nothing, "late")
     assert (late.num_common, late.accuracy, late.by_type, late.hard) == (0, None, {}, None)
     json.dumps(nothing.to_dict(), allow_nan=False)
@@ -144,7 +144,7 @@ def test_retention_is_left_out_where_the_picture_brings_nothing_sure() -> None:
 def test_notes_say_what_was_measured() -> None:
     notes = summarize(bench(), seed=3, resamples=500).notes
     assert "same for all settings: model mini, positions original, task world 1, weights 0123456789ab" in notes
-    assert "40 questions a type of colour, place; seeds 0 to 39" in notes
+    assert "40 questions a type of colour, place; numbers 0 to 39" in notes
     assert any("500 resamples, seed 3" in n and "not another training of the model" in n for n in notes)
     assert "keep 1/9: the hard subset has 36 questions" in notes
     other = rows_of(setting("good:1/4", positions="compact"), {"colour": "1" * N, "place": "1" * N})

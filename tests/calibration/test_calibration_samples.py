@@ -12,7 +12,7 @@ from PIL import Image
 
 import tessella
 from tessella import samples as module
-from tessella.bench.tasks import SPLIT
+from tessella.bench.embedded import Embedded
 from tessella.core.errors import InputError
 from tessella.mini.questions import KINDS, sample
 from tessella.samples import Sample, batches, digest_samples, load_samples, name_data
@@ -64,7 +64,7 @@ def test_drawn_samples_go_through_the_kinds_apart_from_those_of_the_bench() -> N
     assert [(s.question, s.answer, s.images[0].tobytes()) for s in drawn] == [
         (w.question, w.answer, w.image.convert("RGB").tobytes()) for w in wanted
     ]
-    assert SPLIT != "train"
+    assert Embedded.split != "train"
     assert load_samples("mini:200", 4) == load_samples("mini", 4)
     assert len(load_samples("mini")) == 64
     assert load_samples("mini:4", seed=1) != load_samples("mini:4", seed=2)

@@ -137,30 +137,32 @@ def run_bench(
     out: str | Path,
     say: Callable[[str], None],
     tell: Callable[[Progress], None] | None = None,
+    job: str = "bench",
 ) -> Summary:
     """Measure what `request` asks for in the ledger `out`, going on where it stopped; returns the comparison.
 
-    `say` receives notes before the run starts, `tell` the progress. Nothing is written before the request is known to
-    be possible. Ctrl-C raises KeyboardInterrupt with a line on how to go on.
+    `say` receives notes, `tell` the progress; jobs of other names may work on the same ledger. Nothing is written
+    before the request is known to be possible. Ctrl-C raises KeyboardInterrupt with a line on how to go on.
     """
     from ..bench.ledger import Ledger
     from ..bench.runner import plan_work, run_work
     from ..bench.summary import summarize
 
     request.check()
-    with Ledger(out) as ledger:
+    with Ledger(out, job) as ledger:
         model, processor = source.load()
         work = plan_work(model, processor, source.name, request)
         for note in work.notes:
             say(note)
         try:
-            run_work(work, ledger, tell)
+            for note in run_work(work, ledger, tell):
+                say(note)
         except KeyboardInterrupt:
             there = len(ledger.done(work.settings))
             raise KeyboardInterrupt(
                 f"{there:,} answers of these settings are kept in {str(out)!r}; the same command goes on from there"
             ) from None
-        rows = ledger.rows(work.settings, work.kinds, work.seeds)
+        rows = ledger.rows(work.settings, work.kinds, work.numbers)
     return summarize(rows)
 
 

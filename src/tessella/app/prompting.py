@@ -10,7 +10,8 @@ from PIL import Image
 from ..core.errors import InputError
 from ..pictures.opening import MAX_PIXELS
 
-FALLBACK = "USER: {images}{question} ASSISTANT:"  # for processors without a chat template
+Part = str | Image.Image
+FALLBACK = "USER: {prompt} ASSISTANT:"  # for processors without a chat template
 
 
 def check_question(question: str) -> None:
@@ -41,20 +42,27 @@ def prepare(
     questions: Sequence[str],
     max_new_tokens: int,
 ) -> Any:
-    """Inputs for `generate` on the model's device: one row per question, padded on the left.
+    """Inputs for `generate` on the model's device: one row per question, its pictures in front of it."""
+    rows = [(*row, question.strip()) for question, row in zip(questions, pictures, strict=True)]
+    return prepare_parts(model, processor, rows, max_new_tokens)
+
+
+def prepare_parts(model: Any, processor: Any, rows: Sequence[Sequence[Part]], max_new_tokens: int) -> Any:
+    """Inputs for `generate` on the model's device: one row for each sequence of texts and pictures, padded on the left.
 
     Raises InputError for pictures that the image processor cannot take and for prompts that are too long.
     """
-    for image in (image for row in pictures for image in row):
-        _check_proportions(processor, image)
-    texts = [write_prompt(processor, question, len(row)) for question, row in zip(questions, pictures, strict=True)]
+    pictures = [[part for part in row if not isinstance(part, str)] for row in rows]
     flat = [image for row in pictures for image in row]
+    for image in flat:
+        _check_proportions(processor, image)
+    texts = [write_parts(processor, row) for row in rows]
     begin = getattr(processor.tokenizer, "bos_token", None) or ""
     begun = bool(begin) and texts[0].startswith(begin)  # the template wrote it, so the tokenizer must not
     try:
         inputs = processor(
             text=texts,
-            images=[list(row) for row in pictures] if flat else None,
+            images=pictures if flat else None,
             padding=True,
             padding_side="left",
             add_special_tokens=not begun,
@@ -72,17 +80,26 @@ def prepare(
 
 
 def write_prompt(processor: Any, question: str, num_images: int) -> str:
-    """The chat text of one question with its picture markers, by the processor's own template if it has one."""
+    """The chat text of one question behind its picture markers, by the processor's own template if it has one."""
+    return write_parts(processor, [*[None] * num_images, question.strip()])
+
+
+def write_parts(processor: Any, parts: Sequence[Part | None]) -> str:
+    """The chat text of texts and pictures in their order; what is no text stands for a picture."""
     if getattr(processor, "chat_template", None):
-        content = [{"type": "image"}] * num_images + [{"type": "text", "text": question.strip()}]
+        content = [{"type": "text", "text": p} if isinstance(p, str) else {"type": "image"} for p in parts]
         message = [{"role": "user", "content": content}]
         return str(processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False))
     marker = getattr(processor, "image_token", "<image>")
-    if num_images == 1:
-        images = f"{marker}\n"
-    else:  # with text between them: some families take pictures that touch for one
-        images = "".join(f"Picture {n}: {marker}\n" for n in range(1, num_images + 1))
-    return FALLBACK.format(images=images, question=question.strip())
+    several = sum(not isinstance(p, str) for p in parts) > 1
+    number, text = 0, ""
+    for part in parts:
+        if isinstance(part, str):
+            text += part
+        else:  # several with text between them: some families take pictures that touch for one
+            number += 1
+            text += f"Picture {number}: {marker}\n" if several else f"{marker}\n"
+    return FALLBACK.format(prompt=text)
 
 
 def seen_picture(processor: Any, image: Image.Image) -> Image.Image:

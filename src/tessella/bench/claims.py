@@ -25,12 +25,12 @@ import numpy as np
 
 from ..core.errors import InputError, TessellaError
 from ..core.pipeline import parse
+from .embedded import first_number
 from .records import FULL, Record, Setting
 from .regions import Thirds
 from .statistics import LEVEL, Bootstrap, Draws, Estimate, Question, holm
 from .summary import check_comparable, collect
 from .tables import NOTHING, Table, number, points, to_markdown
-from .tasks import first_seed
 
 RESAMPLES = 20_000  # of which Holm's smallest tail over 20 comparisons still holds 25
 LEAST_TAIL = 10  # resamples beyond each end of the widest interval
@@ -138,7 +138,7 @@ class Claim:
 
     @property
     def questions(self) -> list[Question]:
-        start = first_seed(self.seed)
+        start = first_number(self.seed)
         return [(kind, start + n) for kind in self.kinds for n in range(self.samples)]
 
     @property
@@ -224,7 +224,7 @@ def gather(
             continue
         if details.setdefault(name, m.setting.details) != m.setting.details:
             raise InputError(f"{name} is there under several settings; one ledger for each is needed to judge claims.")
-        correct.setdefault(name, {}).update({q: float(r.correct) for q, r in m.records.items()})
+        correct.setdefault(name, {}).update({q: r.score for q, r in m.records.items()})
     return Evidence(correct, {canonical(p): t for p, t in (thirds or {}).items()}, num_layers)
 
 

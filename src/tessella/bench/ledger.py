@@ -1,7 +1,7 @@
 """The ledger: one SQLite file with every record, written a batch at a time, so that a run can stop at any moment.
 
-Tables: `meta(version)`; `settings(key, pipeline, method, keep, json)`; `records` with a row for each sample under a
-setting; `runs` with the facts of each machine and start. Any SQLite program can read them, also while a run writes.
+Several jobs on one machine may write one ledger: each takes batches that no other job is answering, and what a job had
+taken when it died is free again.
 """
 
 from __future__ import annotations
@@ -10,70 +10,61 @@ import contextlib
 import json
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import InputError
-from .locking import Lock
+from .ledger_tables import (
+    COLUMNS,
+    LEDGER_VERSION,
+    PARTS,
+    SCHEMA,
+    check,
+    one_line,
+    read_records,
+    row_of,
+    tables_of,
+)
+from .locking import Lock, is_held
 from .records import Record, Setting
 
-LEDGER_VERSION = 1
 WAIT = 10  # seconds for another program that is writing
-PARTS = ("encode", "score", "select", "prefill", "decode")
-Done = set[tuple[str, str, int]]  # (setting, kind, seed)
+Done = set[tuple[str, str, int]]  # (setting, kind, number)
 
-_WHOLE, _REAL, _TEXT = ("integer",), ("real", "integer"), ("text",)
-_COLUMNS: dict[str, tuple[str, ...]] = {  # storage classes that a value may have
-    "setting": _TEXT,
-    "kind": _TEXT,
-    "seed": _WHOLE,
-    "answer": _TEXT,
-    "truth": _TEXT,
-    "correct": _WHOLE,
-    "tokens_in": _WHOLE,
-    "tokens_kept": _WHOLE,
-    "mean_keep_ratio": _REAL,
-    "cache_bytes": _WHOLE,
-    **{f"ms_{part}": _REAL for part in PARTS},
-    "created_at": _TEXT,
-}
-_TYPES = {_WHOLE: "INTEGER", _REAL: "REAL", _TEXT: "TEXT"}
-_SCHEMA = (
-    "CREATE TABLE meta (version INTEGER NOT NULL)",
-    "CREATE TABLE settings (key TEXT PRIMARY KEY NOT NULL, pipeline TEXT NOT NULL, method TEXT NOT NULL, keep TEXT, "
-    "json TEXT NOT NULL)",
-    "CREATE TABLE records ("
-    + ", ".join(f"{name} {_TYPES[kind]} NOT NULL" for name, kind in _COLUMNS.items())
-    + ", PRIMARY KEY (setting, kind, seed))",
-    "CREATE TABLE runs (started_at TEXT NOT NULL, facts TEXT NOT NULL)",
-)
-_TABLES = {
-    "meta": ["version"],
-    "settings": ["key", "pipeline", "method", "keep", "json"],
-    "records": list(_COLUMNS),
-    "runs": ["started_at", "facts"],
-}
+
+@dataclass(frozen=True)
+class Item:
+    """What is taken and answered together: some questions of one kind, under one setting.
+
+    `first` names the batch: the number of its first member, asked for or not.
+    """
+
+    setting: str
+    kind: str
+    first: int
+    numbers: tuple[int, ...]
 
 
 class Ledger:
-    """A ledger open for one run, locked against others; nothing is written to a new file before `begin`.
+    """A ledger open for one job; nothing is written to a new file before `begin`.
 
     Raises InputError in one line for a path that cannot hold one, a file that is no ledger, is of another version or is
-    damaged, a half-written record, and a ledger that another process writes.
+    damaged, a half-written record, and a job of the same name that is running on it.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, job: str = "bench") -> None:
+        self.path, self.job = Path(path), job
         _check_place(self.path)
-        with _one_line(self.path, "opened"):
-            self._lock = Lock(self.path)
+        with one_line(self.path, "opened"):
+            self._lock = Lock(self.path, job)
         self._connection: sqlite3.Connection | None = None
         try:
             if self.path.exists() and self.path.stat().st_size:
-                with _one_line(self.path, "read"):
+                with one_line(self.path, "read"):
                     self._connection = sqlite3.connect(self.path, timeout=WAIT, isolation_level=None)
-                    if _tables_of(self._connection):  # none: a run that ended before its first line
+                    if tables_of(self._connection):  # none: a run that ended before its first line
                         check(self.path, self._connection)
         except BaseException:
             self.close()
@@ -86,56 +77,100 @@ class Ledger:
         self.close()
 
     def close(self) -> None:
-        """Close the file and let others write it. May be called twice."""
+        """Give back what is taken and close the file. May be called twice."""
         if self._connection is not None:
+            with contextlib.suppress(sqlite3.Error):  # a full disk: it is free again once this process has ended
+                self._connection.execute("DELETE FROM taken WHERE job = ?", (self.job,))
             self._connection.close()
             self._connection = None
         self._lock.release()
 
     def begin(self, settings: Sequence[Setting], facts: dict[str, Any]) -> None:
         """Make the tables of a new ledger, and write down the settings and the facts of this run."""
-        with _one_line(self.path, "written"):
+        with one_line(self.path, "written"):
             if self._connection is None:
                 self._connection = sqlite3.connect(self.path, timeout=WAIT, isolation_level=None)
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = NORMAL")
         with self._transaction() as connection:
-            if not _tables_of(connection):
-                for statement in _SCHEMA:
+            if not tables_of(connection):
+                for statement in SCHEMA:
                     connection.execute(statement)
                 connection.execute("INSERT INTO meta VALUES (?)", (LEDGER_VERSION,))
             rows = [(s.key, s.pipeline, s.method, s.keep, s.to_json()) for s in settings]
             connection.executemany("INSERT OR IGNORE INTO settings VALUES (?, ?, ?, ?, ?)", rows)
-            connection.execute("INSERT INTO runs VALUES (?, ?)", (_now(), json.dumps(facts, sort_keys=True)))
+            facts_row = (_now(), self.job, json.dumps(facts, sort_keys=True))
+            connection.execute("INSERT INTO runs VALUES (?, ?, ?)", facts_row)
 
     def done(self, settings: Sequence[Setting]) -> Done:
-        """Which samples have a record under which of the settings."""
-        if self._connection is None:
+        """Which questions have a record under which of the settings."""
+        if self._connection is None or not tables_of(self._connection):
             return set()
-        if not _tables_of(self._connection):
-            return set()
-        found = self._connection.execute("SELECT setting, kind, seed FROM records")
+        found = self._connection.execute("SELECT setting, kind, number FROM records")
         keys = {s.key for s in settings}
         return {row for row in found if row[0] in keys}
 
-    def add(self, records: Sequence[Record]) -> None:
-        """Write records in one transaction: all of them or none."""
-        now = _now()
-        marks = ", ".join("?" * len(_COLUMNS))
+    def take(self, items: Sequence[Item]) -> list[Item]:
+        """Take those of the items that nobody has answered or is answering, with the numbers that lack a record."""
+        out = []
         with self._transaction() as connection:
-            connection.executemany(f"INSERT INTO records VALUES ({marks})", [_row_of(r, now) for r in records])
+            self._free_dead(connection)
+            for item in items:
+                where = (item.setting, item.kind, item.first)
+                query = "SELECT 1 FROM taken WHERE setting = ? AND kind = ? AND first = ?"
+                if connection.execute(query, where).fetchone():
+                    continue
+                query = "SELECT number FROM records WHERE setting = ? AND kind = ? AND number BETWEEN ? AND ?"
+                span = (min(item.numbers), max(item.numbers))
+                there = {row[0] for row in connection.execute(query, (item.setting, item.kind, *span))}
+                missing = tuple(n for n in item.numbers if n not in there)
+                if missing:
+                    connection.execute("INSERT INTO taken VALUES (?, ?, ?, ?)", (*where, self.job))
+                    out.append(Item(*where, missing))
+        return out
 
-    def rows(self, settings: Sequence[Setting], kinds: Collection[str], seeds: range) -> list[tuple[Setting, Record]]:
-        """Records of some settings, types and seeds, in the order of the settings, types and seeds."""
+    def lacks(self, item: Item) -> bool:
+        """Whether a question of an item has no record."""
+        query = "SELECT count(*) FROM records WHERE setting = ? AND kind = ? AND number = ?"
+        counts = (self._opened.execute(query, (item.setting, item.kind, n)).fetchone()[0] for n in item.numbers)
+        return not all(counts)
+
+    def add(self, records: Sequence[Record], item: Item | None = None) -> None:
+        """Write records, and give their item back, in one transaction: all or nothing."""
+        now = _now()
+        marks = ", ".join("?" * len(COLUMNS))
+        with self._transaction() as connection:
+            connection.executemany(f"INSERT INTO records VALUES ({marks})", [row_of(r, now) for r in records])
+            if item is not None:
+                where = (item.setting, item.kind, item.first)
+                connection.execute("DELETE FROM taken WHERE setting = ? AND kind = ? AND first = ?", where)
+
+    def add_timing(self, setting: str, batch: int, measured: dict[str, Any]) -> None:
+        """Write what a timing pass measured of a setting at a batch size."""
+        row = (setting, batch, json.dumps(measured, sort_keys=True, allow_nan=False), _now())
+        with self._transaction() as connection:
+            connection.execute("INSERT INTO timings VALUES (?, ?, ?, ?)", row)
+
+    def rows(
+        self, settings: Sequence[Setting], kinds: Collection[str], numbers: Collection[int]
+    ) -> list[tuple[Setting, Record]]:
+        """Records of some settings, types and numbers, in the order of the settings, types and numbers."""
         wanted = {s.key for s in settings}
         order = {key: n for n, key in enumerate([*(s.key for s in settings), *kinds])}
-        with _one_line(self.path, "read"):
+        with one_line(self.path, "read"):
             found = [
                 (setting, record)
-                for setting, record in _read(self._opened)
-                if setting.key in wanted and record.kind in kinds and record.seed in seeds
+                for setting, record in read_records(self._opened)
+                if setting.key in wanted and record.kind in kinds and record.number in numbers
             ]
-        return sorted(found, key=lambda pair: (order[pair[0].key], order[pair[1].kind], pair[1].seed))
+        return sorted(found, key=lambda pair: (order[pair[0].key], order[pair[1].kind], pair[1].number))
+
+    def _free_dead(self, connection: sqlite3.Connection) -> None:
+        """Give back what jobs had taken that no longer run."""
+        jobs = [row[0] for row in connection.execute("SELECT DISTINCT job FROM taken WHERE job != ?", (self.job,))]
+        for job in jobs:
+            if not is_held(self.path, job):
+                connection.execute("DELETE FROM taken WHERE job = ?", (job,))
 
     @property
     def _opened(self) -> sqlite3.Connection:
@@ -145,7 +180,7 @@ class Ledger:
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         connection = self._opened
-        with _one_line(self.path, "written", " What was finished before is kept."):
+        with one_line(self.path, "written", " What was finished before is kept."):
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
@@ -158,64 +193,25 @@ class Ledger:
 
 def read_ledger(path: str | Path) -> list[tuple[Setting, Record]]:
     """Every record of a ledger with its setting, in the order written. Raises InputError like `Ledger`."""
+    with _opened_to_read(path) as connection:
+        return list(read_records(connection))
+
+
+def read_timings(path: str | Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """The last timing pass over each (setting, batch size). Raises InputError like `Ledger`."""
+    with _opened_to_read(path) as connection:
+        query = "SELECT setting, batch, json FROM timings ORDER BY rowid"
+        return {(setting, batch): json.loads(text) for setting, batch, text in connection.execute(query)}
+
+
+@contextlib.contextmanager
+def _opened_to_read(path: str | Path) -> Iterator[sqlite3.Connection]:
     place = Path(path)
     if not place.is_file():
         raise InputError(f"there is no ledger {str(path)!r}.")
-    with _one_line(place, "read"), contextlib.closing(sqlite3.connect(place, timeout=WAIT)) as connection:
+    with one_line(place, "read"), contextlib.closing(sqlite3.connect(place, timeout=WAIT)) as connection:
         check(place, connection)
-        return list(_read(connection))
-
-
-def check(path: Path, connection: sqlite3.Connection) -> None:
-    """Raise InputError unless a file is a whole ledger of this version."""
-    name = repr(str(path))
-    with _one_line(path, "read"):
-        tables = _tables_of(connection)
-        if "meta" not in tables or tables["meta"] != _TABLES["meta"]:
-            raise InputError(f"{name} is an SQLite file but no ledger of tessella bench; give another file.")
-        versions = [row[0] for row in connection.execute("SELECT version FROM meta")]
-        if versions != [LEDGER_VERSION]:
-            found = ", ".join(map(str, versions)) or "none"
-            raise InputError(
-                f"{name} is a ledger of version {found}; version {LEDGER_VERSION} is read here. Give another file."
-            )
-        for table, columns in _TABLES.items():
-            if tables.get(table) != columns:
-                raise InputError(f"{name} is damaged: table {table!r} is missing or has other columns.")
-        _check_settings(name, connection)
-        _check_records(name, connection)
-        [result] = connection.execute("PRAGMA quick_check(1)").fetchone()
-        if result != "ok":
-            raise InputError(f"{name} is damaged: {result}. Restore a copy, or give another file.")
-
-
-def _check_settings(name: str, connection: sqlite3.Connection) -> None:
-    for key, text in connection.execute("SELECT key, json FROM settings"):
-        try:
-            right = Setting(**json.loads(text)).key == key
-        except (TypeError, ValueError):
-            right = False
-        if not right:
-            raise InputError(f"{name} is damaged: setting {key!r} is half-written or was changed.")
-
-
-def _check_records(name: str, connection: sqlite3.Connection) -> None:
-    """Raise InputError for the first record that lacks a value, has one of another kind, or belongs to no setting."""
-    wrong = [f"typeof({c}) NOT IN ({', '.join(map(repr, kinds))})" for c, kinds in _COLUMNS.items()]
-    wrong += ["correct NOT IN (0, 1)", "setting NOT IN (SELECT key FROM settings)"]
-    broken = [f"({condition}) IS NOT 0" for condition in wrong]
-    row = connection.execute(
-        f"SELECT rowid, setting, kind, seed, {', '.join(broken)} FROM records WHERE {' OR '.join(broken)} LIMIT 1"
-    ).fetchone()
-    if row is None:
-        return
-    number, setting, kind, seed, *flags = row
-    names = [*_COLUMNS, "correct", "setting"]
-    where = names[flags.index(1)]
-    raise InputError(
-        f"{name} holds a half-written record: {where} of setting {setting!r}, {kind!r}, seed {seed!r} cannot be used. "
-        f"Remove it with sqlite3: DELETE FROM records WHERE rowid = {number};"
-    )
+        yield connection
 
 
 def _check_place(path: Path) -> None:
@@ -227,38 +223,8 @@ def _check_place(path: Path) -> None:
         raise InputError(f"there is no folder {str(path.parent)!r} for the ledger {path.name!r}; make it first.")
 
 
-def _tables_of(connection: sqlite3.Connection) -> dict[str, list[str]]:
-    names = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-    quoted = {name: name.replace('"', '""') for name in names}
-    return {n: [c[1] for c in connection.execute(f'PRAGMA table_info("{q}")')] for n, q in quoted.items()}
-
-
-def _row_of(record: Record, now: str) -> tuple[Any, ...]:
-    times = [float(record.ms[part]) for part in PARTS]
-    head = (record.setting, record.kind, record.seed, record.answer, record.truth, int(record.correct))
-    return (*head, record.tokens_in, record.tokens_kept, record.mean_keep_ratio, record.cache_bytes, *times, now)
-
-
-def _read(connection: sqlite3.Connection) -> Iterator[tuple[Setting, Record]]:
-    settings = {key: Setting(**json.loads(t)) for key, t in connection.execute("SELECT key, json FROM settings")}
-    names = [name for name in _COLUMNS if name != "created_at"]
-    for row in connection.execute(f"SELECT {', '.join(names)} FROM records ORDER BY rowid"):
-        *head, correct, there, kept, ratio, size = row[: -len(PARTS)]
-        ms = dict(zip(PARTS, row[-len(PARTS) :], strict=True))
-        yield settings[row[0]], Record(*head, bool(correct), there, kept, ratio, size, ms)
-
-
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 
-@contextlib.contextmanager
-def _one_line(path: Path, done: str, after: str = "") -> Iterator[None]:
-    """Turn errors of SQLite and of the file system into one InputError."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        reason = "the disk is full" if "full" in str(error) else str(error)
-        raise InputError(f"the ledger {str(path)!r} cannot be {done}: {reason}.{after}") from error
-    except OSError as error:
-        raise InputError(f"the ledger {str(path)!r} cannot be {done}: {error.strerror or error}.{after}") from error
+__all__ = ["LEDGER_VERSION", "PARTS", "Done", "Item", "Ledger", "read_ledger", "read_timings"]

@@ -1,29 +1,38 @@
-"""One writer at a time: a lock that the operating system drops when its process ends, however it ends."""
+"""One job of a name at a time: a lock that the operating system drops when its process ends, however it ends."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 from pathlib import Path
 
 from ..core.errors import InputError
 
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
 
 class Lock:
-    """The lock on a file, held in `<file>.lock` beside it, which names the process. A dead one's is taken over.
+    """A job's lock on a file, held in `<file>.<job>.lock` beside it, which names the process. A dead one's is free.
 
-    Raises InputError with the process id of whoever holds it.
+    Raises InputError for a job's name that is none, and with the process id of whoever holds it.
     """
 
-    def __init__(self, target: Path) -> None:
-        self._path = target.with_name(target.name + ".lock")
+    def __init__(self, target: Path, job: str) -> None:
+        if not NAME.fullmatch(job):
+            raise InputError(
+                f"a job's name has 1 to 64 letters, digits, dots, dashes and underscores, a letter or digit first; got "
+                f"{job!r}."
+            )
+        self._path = _path_of(target, job)
         while True:
             handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
             if not _try_lock(handle):
                 owner = os.read(handle, 32).decode(errors="replace").strip()
                 os.close(handle)
                 raise InputError(
-                    f"{str(target)!r} is in use by process {owner or 'unknown'}; wait for it, or give another file."
+                    f"{str(target)!r} is in use by a job {job!r}, process {owner or 'unknown'}; wait for it, give "
+                    "another file, or give this job another name, and they share the work."
                 )
             if _is_at(handle, self._path):
                 break
@@ -39,6 +48,22 @@ class Lock:
             self._path.unlink()
         os.close(self._handle)
         self._handle = None
+
+
+def is_held(target: Path, job: str) -> bool:
+    """Whether a running process holds a job's lock on a file."""
+    try:
+        handle = os.open(_path_of(target, job), os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _try_lock(handle)
+    finally:
+        os.close(handle)
+
+
+def _path_of(target: Path, job: str) -> Path:
+    return target.with_name(f"{target.name}.{job}.lock")
 
 
 def _is_at(handle: int, path: Path) -> bool:

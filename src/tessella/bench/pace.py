@@ -41,23 +41,21 @@ class Pace:
         for keys in todo:
             for key in keys:
                 self._left[key] = self._left.get(key, 0) + 1
-        self._batches_left = sum(1 for keys in todo if keys)
-        self._preparing, self._all = _Mean(), _Mean()
+        self._all = _Mean()
         self._by_setting = {key: _Mean() for key in self._left}
 
-    def prepared(self, seconds: float) -> None:
-        """A batch was drawn and encoded."""
-        self._batches_left -= 1
-        self._preparing.add(seconds)
-
     def answered(self, setting: str, answers: int, seconds: float) -> None:
-        """A setting has answered a batch."""
-        self._answers += answers
-        self._left[setting] -= 1
+        """A setting has answered a batch; the first one's seconds include drawing and encoding."""
+        self.answered_elsewhere(setting, answers)
         self._by_setting[setting].add(seconds)
         self._all.add(seconds)
+
+    def answered_elsewhere(self, setting: str, answers: int) -> None:
+        """Another job has answered a batch under a setting."""
+        self._answers += answers
+        self._left[setting] -= 1
 
     def progress(self, pipeline: str, kind: str) -> Progress:
         means = {key: mean.value if mean.count else self._all.value for key, mean in self._by_setting.items()}
         left = sum(count * means[key] for key, count in self._left.items())
-        return Progress(self._answers, self._total, left + self._batches_left * self._preparing.value, pipeline, kind)
+        return Progress(self._answers, self._total, left, pipeline, kind)

@@ -41,10 +41,10 @@ class Record:
 
     setting: str  # key of the setting
     kind: str  # question type
-    seed: int  # of the sample; (kind, seed) names the picture and the question
+    number: int  # (kind, number) names the question
     answer: str
     truth: str
-    correct: bool
+    score: float  # in [0, 1]; 0 or 1 where an answer is right or wrong
     tokens_in: int
     tokens_kept: int
     mean_keep_ratio: float  # share of visual tokens on the mean over decoder layers

@@ -12,7 +12,7 @@ import torch
 from ..core.errors import InputError
 from .statistics import Bootstrap, Question
 from .tables import Table, percent
-from .tasks import SPLIT
+from .embedded import Embedded
 
 THIRDS = ("top", "middle", "bottom")
 BATCH = 40  # pictures read at once
@@ -67,7 +67,7 @@ def measure_thirds(model: Any, processor: Any, pipeline: str, questions: Sequenc
     with reduce(model, pipeline) as run:
         for start in range(0, len(questions), BATCH):
             batch = questions[start : start + BATCH]
-            samples = [sample(kind, seed, SPLIT) for kind, seed in batch]
+            samples = [sample(kind, seed, Embedded.split) for kind, seed in batch]
             prompts = [build_prompt(processor, s.question) for s in samples]
             images = [[s.image] for s in samples]
             inputs = processor(text=prompts, images=images, padding=True, return_tensors="pt", add_special_tokens=False)

@@ -1,33 +1,29 @@
-"""Every setting answers the same questions, batch by batch; pictures are prepared and encoded once for all settings."""
+"""Every setting answers the same questions; batches that nobody has answered are taken from the ledger in turn."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from ..app.prompting import prepare, write_prompt
-from ..core.errors import UnsupportedError
-from ..engine.apply import reduce
-from ..engine.encoder import encode_once
-from ..engine.run import Run
-from ..engine.timing import Stopwatch
-from ..mini.questions import Sample
-from ..models.adapter import find_adapter
-from ..models.placing import layout_of
+from ..app.prompting import write_prompt
+from ..core.errors import InputError
 from . import identity, tasks
+from .batches import answer_batch, by_shape, inputs_of, prepare_batch
 from .entries import Entry, check_budgets, read_choices, read_keeps, resolve
-from .ledger import PARTS, Ledger
+from .ledger import Item, Ledger
 from .pace import Pace, Progress
 from .records import Record, Setting
+from .task import Task
+
+LISTED = 20  # questions without a picture that a note names
+LOOK_AGAIN = 0.5  # seconds until a job looks whether others have finished what they took
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to measure: texts with commas as on the command line, None for all; `limit` samples of each type."""
+    """What to measure: texts with commas as on the command line, None for all; `limit` questions of each type."""
 
     methods: str | None = None
     keep: str | None = None
@@ -37,13 +33,19 @@ class Request:
     seed: int = 0
     batch: int = 50
     only: bool = False
+    task: str = "mini"
+    data: str | None = None  # a local file or folder of a public set
+    shard: str | None = None  # 'i/n'
+    share: bool = True  # encode each picture once for all settings that allow it
 
-    def check(self) -> None:
-        """Raise the error of core that this request deserves, as far as it shows without a model."""
+    def check(self) -> Task:
+        """Raise the error of core that this request deserves, as far as it shows without a model; the task."""
         read_choices(self.methods, read_keeps(self.keep), self.stage, self.only)
-        tasks.read_kinds(self.types)
-        tasks.first_seed(self.seed)
         tasks.batch_size(self.limit, self.batch)
+        tasks.read_shard(self.shard)
+        task = tasks.find_task(self.task, self.data, self.seed)
+        tasks.read_kinds(task, self.types)
+        return task
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,11 @@ class Work:
 
     model: Any
     processor: Any
+    task: Task
     entries: tuple[Entry, ...]
     batches: tuple[tasks.Batch, ...]
     notes: tuple[str, ...]
+    share: bool = True
 
     @property
     def settings(self) -> list[Setting]:
@@ -65,25 +69,37 @@ class Work:
         return tuple(dict.fromkeys(batch.kind for batch in self.batches))
 
     @property
-    def seeds(self) -> range:
-        return range(self.batches[0].wanted.start, self.batches[-1].wanted.stop)
+    def numbers(self) -> frozenset[int]:
+        return frozenset(n for batch in self.batches for n in batch.wanted)
+
+    def todo(self, ledger: Ledger) -> list[tuple[tasks.Batch, list[Item]]]:
+        """The batches that some settings have not answered, with what is missing."""
+        done = ledger.done(self.settings)
+        out = []
+        for batch in self.batches:
+            lacking = {
+                s.key: tuple(n for n in batch.wanted if (s.key, batch.kind, n) not in done) for s in self.settings
+            }
+            items = [Item(key, batch.kind, batch.numbers[0], numbers) for key, numbers in lacking.items() if numbers]
+            if items:
+                out.append((batch, items))
+        return out
+
+    def pipeline_of(self, item: Item) -> str:
+        return next(s.pipeline for s in self.settings if s.key == item.setting)
 
     @property
     def num_answers(self) -> int:
         return len(self.entries) * sum(len(batch.wanted) for batch in self.batches)
 
 
-@dataclass
-class Prepared:
-    """A batch's inputs, and one pass of the encoder over its pictures for all entries that can share it."""
+@dataclass(frozen=True)
+class Answers:
+    """What one setting answered of one batch, and the seconds that this took."""
 
-    batch: tasks.Batch
-    samples: list[Sample]
-    inputs: dict[str, Any]
-    num_visual: tuple[int, ...]
-    encoded: dict[str, Any] | None = None
-    encode_ms: float = 0.0
-    sharing: frozenset[str] = field(default_factory=frozenset)
+    item: Item
+    records: tuple[Record, ...]
+    seconds: float
 
 
 def plan_work(model: Any, processor: Any, name: str, request: Request) -> Work:
@@ -91,15 +107,13 @@ def plan_work(model: Any, processor: Any, name: str, request: Request) -> Work:
 
     Raises an error of core for whatever cannot be done as asked, before anything runs.
     """
+    task = request.check()
     size = tasks.batch_size(request.limit, request.batch)
-    kinds = tasks.read_kinds(request.types)
+    kinds = tasks.read_kinds(task, request.types)
     choices = read_choices(request.methods, read_keeps(request.keep), request.stage, request.only)
     details = {
-        "task": f"mini world {tasks.TASK_VERSION}",
-        "pictures": tasks.pictures_digest(),
-        "split": tasks.SPLIT,
+        **task.facts(),
         "prompt": write_prompt(processor, "{question}", 1),
-        "decoding": f"greedy, at most {tasks.MAX_NEW_TOKENS} new tokens",
         "batch": size,
         **identity.identify_model(model, name),
         **identity.identify_processor(processor),
@@ -107,101 +121,82 @@ def plan_work(model: Any, processor: Any, name: str, request: Request) -> Work:
         "versions": identity.versions(),
     }
     entries, notes = resolve(model, choices, details)
-    batches = tuple(tasks.batches(kinds, tasks.first_seed(request.seed), request.limit, size))
-    first = tasks.Batch(batches[0].kind, batches[0].seeds[:1], batches[0].wanted[:1])
-    check_budgets(model, entries, _inputs_of(model, processor, first.draw()))
-    return Work(model, processor, tuple(entries), batches, tuple(notes))
+    batches = list(tasks.batches(task, kinds, request.limit, size))
+    for first in (asked for b in batches for asked in task.draw(b.kind, b.numbers[:1])):
+        check_budgets(model, entries, inputs_of(model, processor, task, [first]))
+        break
+    else:
+        raise InputError(f"no question of {task.id} has its picture.")
+    number, of = tasks.read_shard(request.shard)
+    return Work(model, processor, task, tuple(entries), tuple(batches[number::of]), tuple(notes), request.share)
 
 
-def run_work(work: Work, ledger: Ledger, tell: Callable[[Progress], None] | None = None) -> None:
-    """Answer what the ledger does not hold yet; a batch of a setting is written as soon as it is answered."""
+def run_work(work: Work, ledger: Ledger, tell: Callable[[Progress], None] | None = None) -> tuple[str, ...]:
+    """Answer what the ledger does not hold yet; a batch of a setting is written as soon as it is answered.
+
+    Other jobs on this ledger share the work; returns when nothing is left, of theirs neither. Returns notes: which
+    questions have no picture.
+    """
     ledger.begin(work.settings, identity.describe_run())
-    done = ledger.done(work.settings)
-    todo = [(batch, [e for e in work.entries if _missing(e, batch, done)]) for batch in work.batches]
-    finished = sum((e.setting.key, b.kind, s) in done for e in work.entries for b in work.batches for s in b.wanted)
-    pace = Pace(work.num_answers, finished, [[e.setting.key for e in entries] for _, entries in todo])
-    for batch, entries in todo:
-        if not entries:
-            continue
+    todo = work.todo(ledger)
+    pace = Pace(work.num_answers, work.num_answers - count(todo), [[i.setting for i in items] for _, items in todo])
+    missing: dict[str, None] = {}
+    while todo:
+        left: list[tuple[tasks.Batch, list[Item]]] = []
+        for batch, items in todo:
+            taken = ledger.take(items)
+            for answers in answer(work, batch, taken, missing):
+                ledger.add(answers.records, answers.item)
+                pace.answered(answers.item.setting, len(answers.item.numbers), answers.seconds)
+                if tell is not None:
+                    tell(pace.progress(work.pipeline_of(answers.item), batch.kind))
+            mine = {(i.setting, i.first) for i in taken}
+            others = [i for i in items if (i.setting, i.first) not in mine]
+            theirs = [i for i in others if ledger.lacks(i)]  # another job is answering them
+            for item in others:
+                if item not in theirs:
+                    pace.answered_elsewhere(item.setting, len(item.numbers))
+            if theirs:
+                left.append((batch, theirs))
+        if len(left) == len(todo):
+            time.sleep(LOOK_AGAIN)
+        todo = left
+    return note_on(missing)
+
+
+def answer(
+    work: Work, batch: tasks.Batch, items: Sequence[Item], missing: dict[str, None] | None = None
+) -> Iterator[Answers]:
+    """Answer a batch under some settings, one after the other; questions without a picture are named in `missing`."""
+    if not items:
+        return
+    entries = {e.setting.key: e for e in work.entries}
+    wanted = [entries[item.setting] for item in items]
+    start = time.perf_counter()
+    asked = work.task.draw(batch.kind, batch.numbers)
+    if missing is not None:
+        there = {a.number for a in asked}
+        missing.update(dict.fromkeys(f"{batch.kind} {n}" for n in batch.wanted if n not in there))
+    prepared = [
+        prepare_batch(work.model, work.processor, work.task, group, wanted, work.share) for group in by_shape(asked)
+    ]
+    for item, entry in zip(items, wanted, strict=True):
+        records = [r for p in prepared for r in answer_batch(work.model, work.processor, work.task, p, entry)]
+        records.sort(key=lambda r: r.number)
+        now = time.perf_counter()
+        yield Answers(item, tuple(r for r in records if r.number in item.numbers), now - start)
         start = time.perf_counter()
-        prepared = prepare_batch(work, batch, entries)
-        pace.prepared(time.perf_counter() - start)
-        for entry in entries:
-            start = time.perf_counter()
-            missing = set(_missing(entry, batch, done))
-            ledger.add([r for r in answer_batch(work, prepared, entry) if r.seed in missing])
-            pace.answered(entry.setting.key, len(missing), time.perf_counter() - start)
-            if tell is not None:
-                tell(pace.progress(entry.setting.pipeline, batch.kind))
 
 
-def prepare_batch(work: Work, batch: tasks.Batch, entries: Sequence[Entry]) -> Prepared:
-    """Draw a batch, make its inputs, and encode its pictures once for the entries that do not rewrite them."""
-    samples = batch.draw()
-    inputs = _inputs_of(work.model, work.processor, samples)
-    layout = layout_of(find_adapter(work.model), inputs)
-    assert layout is not None
-    prepared = Prepared(batch, samples, inputs, layout.num_tokens)
-    sharing = [entry for entry in entries if not entry.rewrites]
-    if sharing:
-        stopwatch = Stopwatch()
-        with torch.inference_mode():
-            prepared.encoded = encode_once(work.model, inputs, [e.pipeline for e in sharing], stopwatch)
-        prepared.encode_ms = stopwatch.milliseconds()["encode"]
-        prepared.sharing = frozenset(e.setting.key for e in sharing)
-    return prepared
+def count(todo: Sequence[tuple[tasks.Batch, Sequence[Item]]]) -> int:
+    """Answers that are to come."""
+    return sum(len(item.numbers) for _, items in todo for item in items)
 
 
-def answer_batch(work: Work, prepared: Prepared, entry: Entry) -> list[Record]:
-    """One record for each sample of a batch under one setting."""
-    given = dict(prepared.inputs)
-    shares = entry.setting.key in prepared.sharing
-    if shares:
-        assert prepared.encoded is not None
-        del given["pixel_values"]
-        given["mm_encoder_outputs"] = dict(prepared.encoded)
-    with reduce(work.model, entry.pipeline) as run, torch.inference_mode():
-        out = work.model.generate(**given, max_new_tokens=tasks.MAX_NEW_TOKENS, do_sample=False, num_beams=1)
-    new = out[:, prepared.inputs["input_ids"].shape[1] :]
-    answers = work.processor.tokenizer.batch_decode(new, skip_special_tokens=True)
-    return _records(prepared, entry.setting, [a.strip() for a in answers], run, prepared.encode_ms if shares else None)
-
-
-def _records(
-    prepared: Prepared, setting: Setting, answers: Sequence[str], run: Run, encode_ms: float | None
-) -> list[Record]:
-    report = run.report
-    last, size = report.last, len(answers)
-    if last is None:
-        raise UnsupportedError(f"'{setting.pipeline}' read no prompt with pictures, so there is nothing to measure.")
-    ms = {part: report.ms[part] / size for part in PARTS}
-    if encode_ms is not None:
-        ms["encode"] = encode_ms / size
-    out = []
-    for row, (seed, drawn) in enumerate(zip(prepared.batch.seeds, prepared.samples, strict=True)):
-        there, read = prepared.num_visual[row], sum(last.tokens_in[row])  # a rewritten prompt may hold fewer
-        out.append(
-            Record(
-                setting=setting.key,
-                kind=drawn.kind,
-                seed=seed,
-                answer=answers[row],
-                truth=drawn.answer,
-                correct=tasks.is_correct(answers[row], drawn.answer),
-                tokens_in=there,
-                tokens_kept=sum(last.tokens_kept[row]),
-                mean_keep_ratio=last.mean_keep_ratios[row] * read / there,
-                cache_bytes=report.cache_bytes // size,
-                ms=ms,
-            )
-        )
-    return out
-
-
-def _inputs_of(model: Any, processor: Any, samples: Sequence[Sample]) -> dict[str, Any]:
-    images, questions = [[s.image] for s in samples], [s.question for s in samples]
-    return dict(prepare(model, processor, images, questions, tasks.MAX_NEW_TOKENS))
-
-
-def _missing(entry: Entry, batch: tasks.Batch, done: set[tuple[str, str, int]]) -> list[int]:
-    return [seed for seed in batch.wanted if (entry.setting.key, batch.kind, seed) not in done]
+def note_on(missing: Collection[str]) -> tuple[str, ...]:
+    """A note that counts and lists questions without a picture."""
+    if not missing:
+        return ()
+    named = sorted(missing)
+    more = f" and {len(named) - LISTED} more" if len(named) > LISTED else ""
+    return (f"{len(named)} questions have no picture and were left out: {', '.join(named[:LISTED])}{more}",)

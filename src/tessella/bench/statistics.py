@@ -22,7 +22,7 @@ from ..core.errors import InputError
 LEVEL = 0.95
 BLOCK = 4_000_000  # drawn indices held at once
 
-Question = tuple[str, int]  # type and seed
+Question = tuple[str, int]  # type and number
 Side = Literal["better", "worse", "="]
 
 
@@ -58,7 +58,7 @@ class Draws:
 class Bootstrap:
     """Values of S settings on the same Q questions, and on R resamples of them that all settings share.
 
-    `values [S, Q]`: right or wrong (bool) or any number; `questions`: type and seed of each column. The order of the
+    `values [S, Q]`: right or wrong (bool) or any number; `questions`: type and number of each column. The order of the
     columns does not matter, nor do the other types to the resamples of one. Raises InputError without questions, for a
     question given twice and for values that are no numbers.
     """

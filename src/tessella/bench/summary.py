@@ -21,6 +21,7 @@ from .tables import Table, number, percent, points, to_markdown
 REFERENCES = (FULL, BLIND, DOWNSAMPLE)
 # details of settings whose answers can be compared
 MUST_AGREE = ("model", "weights", "revision", "task", "pictures", "split", "prompt", "decoding")
+RIGHT = 0.5  # a score from which on an answer counts as right, where scores are no yes or no
 NOT_NOTED = ("model_class", "model_files", "prompt", "methods")
 
 
@@ -163,9 +164,9 @@ def collect(rows: Sequence[tuple[Setting, Record]]) -> list[Measured]:
     for setting, record in rows:
         key = keys.get(id(setting)) or keys.setdefault(id(setting), setting.key)
         settings.setdefault(key, setting)
-        if (record.kind, record.seed) in records.setdefault(key, {}):
-            raise InputError(f"{setting.pipeline} has two records of question {record.kind} {record.seed}.")
-        records[key][record.kind, record.seed] = record
+        if (record.kind, record.number) in records.setdefault(key, {}):
+            raise InputError(f"{setting.pipeline} has two records of question {record.kind} {record.number}.")
+        records[key][record.kind, record.number] = record
     if not settings:
         raise InputError("there are no records to summarise.")
     labels = _labels(settings)
@@ -210,7 +211,7 @@ class _Comparer:
         for name, other in at.items():
             if other != me:
                 against[name] = bootstrap.difference(me, other).estimate() if whole else None
-                p[name] = mcnemar(*bootstrap.discordant(me, other))
+                p[name] = mcnemar(*bootstrap.discordant(me, other)) if bootstrap.values.dtype == bool else None
         return Entry(
             this,
             len(common),
@@ -229,7 +230,9 @@ class _Comparer:
         if common not in self._bootstraps:
             questions = sorted(common)
             having = [m for m in self.measured if common <= m.records.keys()]
-            values = np.array([[m.records[q].correct for q in questions] for m in having], dtype=bool)
+            values = np.array([[m.records[q].score for q in questions] for m in having])
+            if np.isin(values, (0, 1)).all():
+                values = values.astype(bool)
             place = {m.setting.key: n for n, m in enumerate(having)}
             self._bootstraps[common] = Bootstrap(values, questions, self.seed, self.resamples), place
         return self._bootstraps[common]
@@ -262,7 +265,7 @@ def _hard(bootstrap: Bootstrap, me: int, at: dict[str, int]) -> Subset | None:
     """None for the two settings that define the subset."""
     if FULL not in at or DOWNSAMPLE not in at or me in (at[FULL], at[DOWNSAMPLE]):
         return None
-    values = bootstrap.values
+    values = bootstrap.values >= RIGHT
     return on_subset(values[me], hard_subset(values[at[FULL]], values[at[DOWNSAMPLE]]))
 
 
@@ -338,9 +341,10 @@ def _notes(measured: Sequence[Measured], comparer: _Comparer) -> list[str]:
     notes = [f"same for all settings: {', '.join(shared)}"] if shared else []
     if mixed:
         notes.append(f"different between settings: {', '.join(mixed)}")
-    for kinds, seeds in _seeds_by_kinds(comparer).items():
-        span = f"seeds {seeds[0]} to {seeds[-1]}" + ("" if len(seeds) == seeds[-1] - seeds[0] + 1 else ", with gaps")
-        notes.append(f"{len(seeds)} questions a type of {', '.join(kinds)}; {span}")
+    for kinds, numbers in _numbers_by_kinds(comparer).items():
+        whole = len(numbers) == numbers[-1] - numbers[0] + 1
+        span = f"numbers {numbers[0]} to {numbers[-1]}" + ("" if whole else ", with gaps")
+        notes.append(f"{len(numbers)} questions a type of {', '.join(kinds)}; {span}")
     notes += [
         f"intervals: {LEVEL:.0%}, paired bootstrap of questions within their type ({comparer.resamples} resamples, "
         f"seed {comparer.seed}); they cover the choice of questions, not another training of the model; where all "
@@ -377,10 +381,10 @@ def _notes_on(sections: Sequence[Section]) -> list[str]:
     return list(notes)
 
 
-def _seeds_by_kinds(comparer: _Comparer) -> dict[tuple[str, ...], tuple[int, ...]]:
-    """Types that share their seeds, with these."""
-    seeds = {kind: tuple(sorted(s for k, s in comparer.there if k == kind)) for kind in comparer.kinds}
-    return {tuple(k for k in comparer.kinds if seeds[k] == value): value for value in seeds.values()}
+def _numbers_by_kinds(comparer: _Comparer) -> dict[tuple[str, ...], tuple[int, ...]]:
+    """Types that share their numbers, with these."""
+    numbers = {kind: tuple(sorted(n for k, n in comparer.there if k == kind)) for kind in comparer.kinds}
+    return {tuple(k for k in comparer.kinds if numbers[k] == value): value for value in numbers.values()}
 
 
 def _shortened(text: str) -> str:
