@@ -1,0 +1,1 @@
+"""The metrics of the public sets, one file each: pure functions of answers and truths."""
