@@ -53,20 +53,32 @@ def prepare_parts(model: Any, processor: Any, rows: Sequence[Sequence[Part]], ma
     Raises InputError for pictures that the image processor cannot take and for prompts that are too long.
     """
     pictures = [[part for part in row if not isinstance(part, str)] for row in rows]
+    return read_prompts(model, processor, [write_parts(processor, row) for row in rows], pictures, max_new_tokens)
+
+
+def read_prompts(
+    model: Any,
+    processor: Any,
+    texts: Sequence[str],
+    pictures: Sequence[Sequence[Image.Image]],
+    max_new_tokens: int,
+    **more: Any,
+) -> Any:
+    """As `prepare_parts`, from chat texts in which pictures have their markers; the processor is given `more` too."""
     flat = [image for row in pictures for image in row]
     for image in flat:
         _check_proportions(processor, image)
-    texts = [write_parts(processor, row) for row in rows]
     begin = getattr(processor.tokenizer, "bos_token", None) or ""
     begun = bool(begin) and texts[0].startswith(begin)  # the template wrote it, so the tokenizer must not
     try:
         inputs = processor(
-            text=texts,
-            images=pictures if flat else None,
+            text=list(texts),
+            images=[list(row) for row in pictures] if flat else None,
             padding=True,
             padding_side="left",
             add_special_tokens=not begun,
             return_tensors="pt",
+            **more,
         )
     except Exception as error:  # image processors raise many kinds of error
         sizes = ", ".join(f"{i.width} x {i.height}" for i in flat[:3])
