@@ -38,7 +38,7 @@ figcaption { margin-top: .5rem; overflow-wrap: anywhere; }
 footer { margin: 2rem 0 0; font-size: .85rem; }
 """
 
-LEGEND = "Kept patches show the picture, dropped ones are grey, merged ones are tinted and tied to the patch that took them in."
+LEGEND = "Kept patches show the picture, dropped ones are grey, merged ones are tinted and tied to what took them in."
 
 
 def document(title: str, body: str, style: str = "", script: str = "") -> str:
