@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from ..mini.questions import KINDS
-from .claims import TOP, Claim, Floor, Halfway, Layers
+from ...mini.questions import KINDS
+from .claim import Claim, Halfway
+from .conditions import Floor, Layers
+from .evidence import TOP
 
 SEED = 1  # questions that no earlier claim was decided on
 KEEPS = ("1/9", "1/16", "1/49")
@@ -17,6 +19,7 @@ EARLY = (
         "Feather the Throttle, ICCV 2025",
         tuple((f"fastv@2:{keep}", "none") for keep in KEEPS),
         ("place",),
+        about=("feather",),
         direction="less",
         margin=0.05,
         seed=SEED,
@@ -28,6 +31,7 @@ EARLY = (
         "Feather the Throttle, ICCV 2025",
         tuple((f"fastv@2:{keep}", "none") for keep in KEEPS),
         EASY,
+        about=("feather",),
         margin=-0.05,
         seed=SEED,
         preconditions=(FLOOR, LAYERS),
@@ -39,6 +43,7 @@ EARLY = (
         "Feather the Throttle, ICCV 2025",
         tuple((f"fastv@2:{keep}", f"uniform:{keep}") for keep in KEEPS[:2]),
         ("place",),
+        about=("feather",),
         direction="less",
         metric=TOP,
         seed=SEED,
@@ -50,6 +55,7 @@ EARLY = (
         "Feather the Throttle, ICCV 2025",
         tuple((f"feather:{keep}", Halfway(f"fastv@2:{keep}", "none")) for keep in KEEPS[1:]),
         ("place",),
+        about=("feather",),
         seed=SEED,
         preconditions=(PLACE_FLOOR, LAYERS),
     ),
@@ -76,6 +82,7 @@ BEYOND = (
         "arXiv:2512.07580",
         tuple(pair for late in LATE for pair in ((DRAWN, late), (late, DRAWN))),
         KINDS,
+        about=("information_horizon",),
         margin=-0.02,
         seed=SEED,
         preconditions=(FLOOR, LAYERS),
@@ -90,6 +97,7 @@ BEYOND = (
             for keep in KEEPS[:2]
         ),
         KINDS,
+        about=("information_horizon",),
         margin=-0.01,
         seed=SEED,
         preconditions=(FLOOR, LAYERS),
@@ -100,6 +108,7 @@ BEYOND = (
         "arXiv:2512.07580",
         ((f"yopo@{EXISTENCE_HORIZON}", "none"),),
         ("existence",),
+        about=("information_horizon",),
         margin=-0.01,
         seed=SEED,
         preconditions=(FLOOR, LAYERS),
@@ -110,6 +119,7 @@ BEYOND = (
         "arXiv:2512.07580",
         ((f"yopo@{EXISTENCE_HORIZON}", "none"),),
         ("reading",),
+        about=("information_horizon",),
         direction="less",
         margin=0.01,
         seed=SEED,
@@ -129,6 +139,7 @@ DEBIASING = (
         "arXiv:2508.17807",
         tuple((f"{DEBIASED}:{keep}", f"fastv@2:{keep}") for keep in KEEPS),
         KINDS,
+        about=("attention_debias",),
         seed=SEED,
         preconditions=(FLOOR, LAYERS),
     ),
