@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...core.registry import methods
+from ...mini.questions import KINDS
 from ..statistics import Estimate
 from ..tables import NOTHING, Table, number, points
-from .claim import Claim, name_of
+from .claim import Claim, Halfway
 from .evidence import Metric
 from .rule import Compared, Verdict
 
@@ -42,20 +43,29 @@ def _in_words(claim: Claim) -> str:
 
 
 def _pairs(claim: Claim) -> str:
-    """All comparisons; where all are against the same, that once."""
+    """All comparisons as they are written; what several share stands once."""
     sign = "over" if claim.direction == "more" else "under"
-    seconds = {name_of(b) for _, b in claim.comparisons}
-    if len(seconds) == 1:
-        return ", ".join(f"`{name_of(a)}`" for a, _ in claim.comparisons) + f" {sign} `{seconds.pop()}`"
-    return ", ".join(f"`{name_of(a)}` {sign} `{name_of(b)}`" for a, b in claim.comparisons)
+    groups: dict[str, list[str]] = {}
+    for first, second in claim.comparisons:
+        groups.setdefault(_written(second), []).append(_written(first))
+    if len(groups) > 1 and len({first for first, _ in claim.comparisons}) == 1:
+        return f"{_written(claim.comparisons[0][0])} {sign} " + ", ".join(groups)
+    return "; ".join(f"{', '.join(firsts)} {sign} {second}" for second, firsts in groups.items())
+
+
+def _written(side: str | Halfway) -> str:
+    return f"the middle of `{side.first}` and `{side.second}`" if isinstance(side, Halfway) else f"`{side}`"
 
 
 def _kinds(claim: Claim) -> str:
+    if claim.kinds == KINDS:
+        return f"all {len(KINDS)} types of questions about one picture"
     return ("type " if len(claim.kinds) == 1 else "types ") + ", ".join(claim.kinds)
 
 
 def _amount(value: float, metric: Metric) -> str:
-    return f"{100 * value:g} points" if metric.is_share else f"{value:g}"
+    points = 100 * value
+    return f"{points:g} point{'' if abs(points) == 1 else 's'}" if metric.is_share else f"{value:g}"
 
 
 def claims_table(stated: Sequence[Claim]) -> Table:
@@ -149,4 +159,4 @@ def put_between(page: str, name: str, content: str) -> str:
         return page
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     before, _, rest = page.partition(begin)
-    return f"{before}{begin}\n\n{content.strip()}\n\n{end}{rest.partition(end)[2]}"
+    return f"{before}{begin}\n{content.strip()}\n{end}{rest.partition(end)[2]}"
