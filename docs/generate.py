@@ -206,6 +206,14 @@ def readme() -> str:
     return _with_tables("../README.md", {"bench": bench_tables, "speed": speed_table, "methods": methods_table})
 
 
+def claims() -> str:
+    """The page on claims with its list made anew; verdicts are written by `tessella claims`, the rest by hand."""
+    from tessella.bench.claims.page import LIST, claim_list
+    from tessella.bench.claims.stated import stated
+
+    return _with_tables("claims.md", {LIST: lambda: claim_list(stated())})
+
+
 def inside_the_model() -> str:
     """The page on methods inside the language model with its tables made anew; the rest is written by hand."""
     tables = {"bench": lambda: bench_tables("bench_inside"), "speed": lambda: speed_table("latency-inside")}
@@ -243,6 +251,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "commands.md": commands,
     "methods.md": methods,
     "families.md": families,
+    "claims.md": claims,
     "composition.md": composition,
     "inside-the-model.md": inside_the_model,
     "results/around-the-connector.md": results,

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from ..bench.claims.missing import Missing
     from ..bench.pace import Progress
 
-LIST, VERDICTS = "claims", "verdicts"  # marks of the parts of a page that are made anew
 JOB = "claims"
 
 
@@ -36,7 +35,7 @@ class Request:
 
     def check(self) -> None:
         """Raise the error of core that this request deserves, as far as it shows without a model."""
-        from ..bench.claims.page import has_marks
+        from ..bench.claims.page import LIST, has_marks
 
         if self.run and self.ledger is None:
             raise InputError("--run measures into a ledger; name one with --ledger FILE.")
@@ -48,7 +47,7 @@ class Request:
 
 def list_claims(request: Request) -> tuple[Claim, ...]:
     """The claims that are asked for, written to the page where there is one."""
-    from ..bench.claims.page import claim_list
+    from ..bench.claims.page import LIST, claim_list
     from ..bench.claims.stated import choose, stated
 
     request.check()
@@ -68,7 +67,7 @@ def judge_claims(
     """
     from ..bench.claims.judging import gather_for, judge, rows_for
     from ..bench.claims.missing import find_missing
-    from ..bench.claims.page import claim_list
+    from ..bench.claims.page import LIST, VERDICTS, claim_list
     from ..bench.claims.stated import choose, stated
     from ..bench.ledger import read_ledger
 
@@ -122,7 +121,7 @@ def measure_missing(
 
 def _write(path: str, parts: dict[str, str], plain: Any) -> None:
     """Write JSON, or Markdown: into a page with marks what stands between them, else a page of the parts alone."""
-    from ..bench.claims.page import has_marks, put_between
+    from ..bench.claims.page import LIST, has_marks, put_between
 
     target = Path(path)
     if target.suffix.lower() == ".json":

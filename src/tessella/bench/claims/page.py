@@ -12,6 +12,7 @@ from .claim import Claim, Halfway
 from .evidence import Metric
 from .rule import Compared, Verdict
 
+LIST, VERDICTS = "claims", "verdicts"  # marks of the parts of a page that are made anew
 ALL, BASELINE = "all methods", "baseline"
 RIVAL = "none of its own: a rival in other methods' claims"
 SEVERAL = 4  # comparisons whose numbers stand in one cell
