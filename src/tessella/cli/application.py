@@ -11,7 +11,7 @@ import typer.core
 import typer.main
 
 from ..core.errors import TessellaError
-from . import ask, bench, calibrate, claims, compare, demo, diagnose, doctor, methods, show
+from . import ask, bench, calibrate, claims, compare, demo, diagnose, doctor, methods, report, show
 
 PROGRAM = "tessella"
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # of whichever click typer is built on
@@ -60,7 +60,7 @@ def start(
         typer.echo(context.get_help())
 
 
-for module in (ask, compare, bench, claims, calibrate, diagnose, methods, show, doctor, demo):
+for module in (ask, compare, bench, report, claims, calibrate, diagnose, methods, show, doctor, demo):
     app.command(module.__name__.rsplit(".", 1)[-1])(module.command)
 
 

@@ -12,6 +12,7 @@ from ..app.page import format_bytes
 from .output import print_table, printable
 
 if TYPE_CHECKING:
+    from ..app.reporting import Report
     from ..instruments.diagnosis import Diagnosis
 
 
@@ -130,6 +131,22 @@ def print_diagnosis(diagnosis: Diagnosis) -> None:
         print(printable(f"{finding.note.title}\n{finding.note.seen}\n"))
     for name, reason in diagnosis.left_out.items():
         print(printable(f"left out: {name}: {reason}"))
+
+
+def print_boards(report: Report) -> None:
+    from ..bench.report.columns import leaderboard
+
+    for board in report.boards:
+        table = leaderboard(board.lines, board.title)
+        print(printable(table.title))
+        print_table(table.heads, table.rows, right=table.right)
+        print()
+        for finding in board.findings:
+            print(printable(str(finding)))
+        print()
+    for gallery in report.galleries:
+        if gallery.left_out:
+            print(printable(gallery.left_out))
 
 
 @singledispatch

@@ -18,7 +18,7 @@ def check_curves(pairing: Pairing) -> Iterator[Finding]:
     curves: dict[str, list[Measured]] = {}
     for m in pairing.measured:
         if m.setting.keep is not None:
-            curves.setdefault(_curve_of(m.setting), []).append(m)
+            curves.setdefault(curve_of(m.setting), []).append(m)
     steps, draws = [], []
     for curve in curves.values():
         ordered = sorted(curve, key=lambda m: -m.average("tokens_kept"))
@@ -71,6 +71,6 @@ def _check_first(pairing: Pairing, where: str, rivals: Sequence[Entry]) -> Itera
     yield Finding("note", "noise", where, text, {"settings": len(close), "lead": widest})
 
 
-def _curve_of(setting: Setting) -> str:
+def curve_of(setting: Setting) -> str:
     """What the points of one curve have in common: everything but the budget."""
     return json.dumps([setting.method, {k: v for k, v in setting.details.items() if k != "methods"}], sort_keys=True)

@@ -1,0 +1,1 @@
+"""A ledger to read: what can be compared in it, its leaderboard, charts, findings, and one page of all of them."""
