@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
 HEADS, HEAD_DIM = 4, 32
+CHUNK = 256  # tokens of a prefix whose attention is computed at once
 
 
 def _split(x: Tensor) -> Tensor:
@@ -27,6 +28,12 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tens
     if mask is not None:
         scores = scores + mask
     return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
+def _attend_causally(q: Tensor, k: Tensor, v: Tensor, start: int, stop: int) -> Tensor:
+    """Attention of the tokens from `start` to `stop` to themselves and to all before them."""
+    causal = torch.full((stop - start, stop), -1e4, dtype=q.dtype).triu(start + 1)
+    return _attend(q[:, :, start:stop], k[:, :, :stop], v[:, :, :stop], causal)
 
 
 def run_encoder_layer(layer: nn.Module, x: Tensor) -> Tensor:
@@ -62,9 +69,8 @@ def run_decoder_layer(layer: nn.Module, x: Tensor, cos: Tensor, sin: Tensor, mas
     h = _norm(layer.input_layernorm, x)
     q, k, v = (_split(proj(h)) for proj in (attention.q_proj, attention.k_proj, attention.v_proj))
     q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
-    causal = torch.full((prefix, prefix), -1e4, dtype=q.dtype).triu(1)
-    picture = _attend(q[:, :, :prefix], k[:, :, :prefix], v[:, :, :prefix], causal)
-    x = x + attention.o_proj(torch.cat((picture, _attend(q[:, :, prefix:], k, v, mask)), dim=1))
+    parts = [_attend_causally(q, k, v, at, min(at + CHUNK, prefix)) for at in range(0, prefix, CHUNK)]
+    x = x + attention.o_proj(torch.cat((*parts, _attend(q[:, :, prefix:], k, v, mask)), dim=1))
     h = _norm(layer.post_attention_layernorm, x)
     return x + layer.mlp.down_proj(F.silu(layer.mlp.gate_proj(h)) * layer.mlp.up_proj(h))
 
@@ -105,14 +111,19 @@ def decode(
     positions: Tensor,
     segments: Tensor,
     layers: tuple[DecoderLayer, DecoderLayer] = (run_decoder_layer, run_last_layer),
+    prefix: int | None = None,
 ) -> Tensor:
-    """Hidden states [B, N - prefix, C] in front of the output matrix; the prefix ends with the visual tokens."""
-    prefix = 2 + features.shape[1]
+    """Hidden states [B, N - prefix, C] in front of the output matrix.
+
+    `features` [B, V, C] are those of all pictures of a row, which have their places in common with the other rows. The
+    prefix, in which a token sees all before it, ends with the last visual token unless it is told to end before.
+    """
+    slots = (input_ids[0] == model.config.image_token_id).nonzero()[:, 0]
+    prefix = prefix or int(slots[-1]) + 1
     mask = _cast(build_mask(segments, prefix))
     language = model.model.language_model
     x = _cast(language.embed_tokens(input_ids))
-    visual = model.model.multi_modal_projector(features).to(x.dtype)
-    x = torch.cat((x[:, : prefix - visual.shape[1]], visual, x[:, prefix:]), dim=1)
+    x = x.index_copy(1, slots, model.model.multi_modal_projector(features).to(x.dtype))
     cos, sin = language.rotary_emb(x, positions)
     cos, sin = cos[:, None].to(x.dtype), sin[:, None].to(x.dtype)
     for layer in language.layers[:-1]:

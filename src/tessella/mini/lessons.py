@@ -11,6 +11,7 @@ digits instead of one, and gives counts of three and more their share.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from random import Random
@@ -30,6 +31,7 @@ NUM_THINGS = 1 + NUM_TAGS  # what a patch shows; 0 is ground
 NUM_SLOTS = 1 + 2 + 3 + 4  # place of a letter in a word of 2, 3 or 4; 0 is no letter
 CAPITALISED = 0.1  # share of questions that start with a capital letter
 BLIND = 0.08  # share of questions that do not see the picture
+CONVERSATION = 0.2  # share of batches in which questions see those before them
 CROWDS = {"digit": 0.5, "shape": 0.4, "word": 0.1}  # how often a crowd is of a sort
 # How often a picture is made for a question of a kind, and how often a further question is of that kind.
 WEIGHTS = {
@@ -73,24 +75,30 @@ def draw_batch(
     `crowds` is the share of the pictures that are crowds.
     """
     rng = Random(seed)
-    kinds, shares = list(weights), list(weights.values())
-    conversation = rng.random() < 0.2
+    conversation = rng.random() < CONVERSATION
     rows = []
     for _ in range(size):
-        if rng.random() < crowds:
-            scene, first = draw_crowd(rng)
-        else:
-            scene, question = draw_sample(rng.choices(kinds, shares)[0], rng, "train")
-            first = [question]
-        questions = {question.text: question for question in first}
-        for kind in rng.choices(kinds, shares, k=22):
-            further = ask(scene, kind, rng)
-            if further is not None:
-                questions.setdefault(further.text, further)
-        asked = list(questions.values())
-        rng.shuffle(asked)
+        scene, asked = draw_asked(rng, weights, crowds)
         rows.append((scene.pixels, *pack(tokenizer, asked, rng, conversation), *label_patches(scene)))
     return Batch(*(np.stack(column) for column in zip(*rows, strict=True)))
+
+
+def draw_asked(rng: Random, weights: dict[str, float], crowds: float) -> tuple[Scene, list[Question]]:
+    """A training picture and questions about it in any order; `crowds` is the chance that it is a crowd."""
+    kinds, shares = list(weights), list(weights.values())
+    if rng.random() < crowds:
+        scene, first = draw_crowd(rng)
+    else:
+        scene, question = draw_sample(rng.choices(kinds, shares)[0], rng, "train")
+        first = [question]
+    questions = {question.text: question for question in first}
+    for kind in rng.choices(kinds, shares, k=22):
+        further = ask(scene, kind, rng)
+        if further is not None:
+            questions.setdefault(further.text, further)
+    asked = list(questions.values())
+    rng.shuffle(asked)
+    return scene, asked
 
 
 def draw_crowd(rng: Random) -> tuple[Scene, list[Question]]:
@@ -111,37 +119,47 @@ def draw_crowd(rng: Random) -> tuple[Scene, list[Question]]:
 
 
 @cache
-def _encode(tokenizer: PreTrainedTokenizerFast, text: str) -> tuple[int, ...]:
+def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> tuple[int, ...]:
+    """The ids of a text, without any that mark its start or end."""
     return tuple(tokenizer.encode(text, add_special_tokens=False))
 
 
+def special_ids(tokenizer: PreTrainedTokenizerFast, *tokens: str) -> list[int]:
+    return [tokenizer.convert_tokens_to_ids(token) for token in tokens]
+
+
 def pack(
-    tokenizer: PreTrainedTokenizerFast, questions: list[Question], rng: Random, conversation: bool
+    tokenizer: PreTrainedTokenizerFast,
+    questions: Sequence[Question],
+    rng: Random,
+    conversation: bool,
+    prefix: Sequence[int] | None = None,
+    length: int = LENGTH,
+    blind_share: float = BLIND,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Ids, labels, positions and segments [320] of as many questions as fit."""
-    bos, user, image, assistant, end, pad = (
-        tokenizer.convert_tokens_to_ids(token) for token in (BOS, USER, IMAGE, ASSISTANT, END, PAD)
-    )
-    ids = np.full(LENGTH, pad)
-    ids[:PREFIX] = [bos, user] + [image] * NUM_VISUAL
-    labels, positions, segments = np.full(LENGTH, -100), np.arange(LENGTH), np.zeros(LENGTH, np.int64)
-    start = PREFIX
+    """Ids, labels, positions and segments [length] of the questions that fit behind a prefix, by default a picture."""
+    bos, user, image, assistant, end, pad = special_ids(tokenizer, BOS, USER, IMAGE, ASSISTANT, END, PAD)
+    prefix = prefix or [bos, user] + [image] * NUM_VISUAL
+    ids = np.full(length, pad)
+    ids[: len(prefix)] = prefix
+    labels, positions, segments = np.full(length, -100), np.arange(length), np.zeros(length, np.int64)
+    start = len(prefix)
     for index, question in enumerate(questions):
         text = question.text
         if rng.random() < CAPITALISED:
-            text = text[0].upper() + text[1:]
-        prompt = [*_encode(tokenizer, text), assistant]
+            text = text[:1].upper() + text[1:]
+        prompt = [*encode_text(tokenizer, text), assistant]
         if conversation and index:
             prompt = [user, *prompt]
-        answer = [*_encode(tokenizer, question.answer), end]
+        answer = [*encode_text(tokenizer, question.answer), end]
         stop = start + len(prompt) + len(answer)
-        if stop > LENGTH:
+        if stop > length:
             continue
         ids[start:stop] = prompt + answer
         labels[stop - len(answer) - 1 : stop - 1] = answer
         if not conversation:
-            blind = rng.random() < BLIND
-            place = 2 if blind and rng.random() < 0.5 else PREFIX
+            blind = rng.random() < blind_share
+            place = 2 if blind and rng.random() < 0.5 else len(prefix)
             positions[start:stop] = np.arange(place, place + stop - start)
             segments[start:stop] = -(index + 1) if blind else index + 1
         start = stop

@@ -33,15 +33,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import LlavaForConditionalGeneration, LlavaProcessor
+from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
 
 from tessella.mini import path
+from tessella.mini.context_lessons import ROWS, Lesson, draw_lessons
 from tessella.mini.evaluate import measure
 from tessella.mini.forward import DecoderLayer, decode, encode, run_decoder_layer, run_last_layer
 from tessella.mini.lessons import GRID, NUM_SLOTS, NUM_TAGS, NUM_THINGS, PREFIX, WEIGHTS, Batch, draw_batch
 from tessella.mini.model import IMAGE_MEAN, IMAGE_STD, build_model, build_processor, save
 from tessella.mini.muon import Muon
-from tessella.mini.world import COLOURS, PATCH
+from tessella.mini.prompts import ALL_KINDS
+from tessella.mini.questions import KINDS
+from tessella.mini.shrinking import shrink
+from tessella.mini.world import COLOURS, SIDE
 
 LOOK_WEIGHTS = {"reading": 3.0, "digit": 1.5, "count": 2.0, "relation": 1.0, "existence": 1.5, "colour": 1.0}
 SIZE_WEIGHTS = WEIGHTS | {  # what is learned last gets more of the last stages
@@ -75,6 +79,7 @@ class Stage:
     kinds: dict[str, float]  # how often each kind of question is asked
     crowds: float = 0.0  # share of the pictures that are crowds
     answers: bool = True  # whether questions are answered, or the encoder learns alone
+    lessons: bool = False  # whether the encoder is frozen, and contexts and clips stand beside single pictures
 
 
 class Heads(nn.Module):
@@ -131,6 +136,8 @@ class Trainer:
             Stage("polish", options.polish, 32, 6e-4, 1.0, 30, 1.0, 0.01, 0.3, POLISH_WEIGHTS),
             Stage("focus", options.focus, 48, 1e-3, 1.0, 60, 0.4, 0.3, 0.0, LOOK_WEIGHTS, 0.7, answers=False),
             Stage("finish", options.finish, 32, 6e-4, 0.6, 40, 0.9, 0.01, 0.25, FINISH_WEIGHTS, 0.5),
+            Stage("contexts", options.contexts, 36, 8e-4, 0.0, 60, 0.3, 0.7, 0.92, FINISH_WEIGHTS, 0.3, lessons=True),
+            Stage("settle", options.settle, 36, 5.6e-4, 0.0, 1, 1.0, 0.01, 0.6, FINISH_WEIGHTS, 0.3, lessons=True),
         )
         self.optimizers = self._build_optimizers()
         self.layers: tuple[DecoderLayer, DecoderLayer] = (run_decoder_layer, run_last_layer)
@@ -177,9 +184,8 @@ class Trainer:
         small = chance.random() < stage.small
         if small:
             pixels = shrink(pixels, chance)
-        pixels = (pixels - torch.tensor(IMAGE_MEAN)[:, None, None]) / torch.tensor(IMAGE_STD)[:, None, None]
         with torch.autocast("cpu", torch.bfloat16):
-            hidden, pooled = encode(self.model, pixels, interpolate=small)
+            hidden, pooled = encode(self.model, normalise(pixels), interpolate=small)
             result = {} if small else self.heads.losses(hidden, pooled, tensors)
             if stage.answers:
                 result = {name: AUXILIARY_WEIGHT * loss for name, loss in result.items()}
@@ -190,16 +196,38 @@ class Trainer:
         ids, positions, segments = shorten(batch, features.shape[1])
         layers = (run_decoder_layer, run_last_layer) if small else self.layers
         hidden = decode(self.model, features, ids, positions, segments, layers)
-        labels = batch["labels"][:, PREFIX:]
+        return self.cross_entropy(hidden, batch["labels"][:, PREFIX:])
+
+    def cross_entropy(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        """Mean over the tokens that have a label."""
         asked = labels >= 0
         logits = hidden[asked] @ self.model.model.language_model.embed_tokens.weight.T.to(hidden.dtype)
         return F.cross_entropy(logits.float(), labels[asked])
 
-    def update(self, stage: Stage, batch: Batch) -> dict[str, float]:
+    def lesson_loss(self, lesson: Lesson) -> dict[str, Tensor]:
+        """The loss of the answers, by the name of the lesson; the encoder learns nothing."""
+        pixels = torch.from_numpy(lesson.pixels)
+        rows, count, height, width = pixels.shape[:4]
+        labels, ids = torch.from_numpy(lesson.labels), torch.from_numpy(lesson.input_ids)
+        visual = (ids[0] == self.model.config.image_token_id).nonzero()
+        prefix = min(int(visual[-1]) + 1, int((labels >= 0).any(0).nonzero()[0]))
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad():
+                flat = normalise(pixels.flatten(0, 1).permute(0, 3, 1, 2).float() / 255)
+                hidden, _ = encode(self.model, flat, interpolate=(height, width) != (SIDE, SIDE))
+                features = hidden[:, 1:].unflatten(0, (rows, count)).flatten(1, 2)
+            positions, segments = torch.from_numpy(lesson.positions), torch.from_numpy(lesson.segments)
+            hidden = decode(self.model, features, ids, positions, segments, prefix=prefix)
+            return {lesson.kind: self.cross_entropy(hidden, labels[:, prefix:])}
+
+    def update(self, stage: Stage, batch: Batch | list[Lesson]) -> dict[str, float]:
         """One step; returns the losses. Threads take parts of the batch one by one, so a busy core takes fewer."""
-        parts = split_batch(batch, self.options.part)
+        parts = split_batch(batch, self.options.part) if isinstance(batch, Batch) else batch
         results = list(self.pool.map(lambda part: self.learn(stage, part, 1 / len(parts)), parts))
-        losses = {name: sum(result[name] for result in results) / len(parts) for name in results[0]}
+        found: dict[str, list[float]] = {}
+        for name, value in (pair for result in results for pair in result.items()):
+            found.setdefault(name, []).append(value)
+        losses = {name: sum(values) / len(values) for name, values in found.items()}
         weights = [weight for weight in self.weights if weight.grad is not None]
         losses["norm"] = float(nn.utils.clip_grad_norm_(weights, 1.0))
         for optimizer in self.optimizers:
@@ -207,9 +235,9 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
         return {name: round(value, 4) for name, value in losses.items()}
 
-    def learn(self, stage: Stage, part: Batch, share: float) -> dict[str, float]:
+    def learn(self, stage: Stage, part: Batch | Lesson, share: float) -> dict[str, float]:
         """Add the gradient of a part of a batch, times its share; returns the losses."""
-        losses = self.losses(stage, part)
+        losses = self.losses(stage, part) if isinstance(part, Batch) else self.lesson_loss(part)
         gradients = torch.autograd.grad(sum(losses.values()) * share, self.weights, allow_unused=True)
         with self.lock:
             for weight, gradient in zip(self.weights, gradients, strict=True):
@@ -238,11 +266,11 @@ class Trainer:
         torch.set_rng_state(state["rng"])
         self.step, self.seconds = state["step"], state["seconds"]
 
-    def check_quickly(self, per_type: int) -> dict[str, float]:
+    def check_quickly(self, per_type: int, kinds: Sequence[str]) -> dict[str, float]:
         """Held-out accuracies of a few questions a type, on other pictures than `evaluate` uses."""
         self.model.eval()
         with torch.autocast("cpu", torch.bfloat16):
-            table = measure(self.model, self.processor, per_type, first=10**9)
+            table = measure(self.model, self.processor, per_type, first=10**9, kinds=kinds)
         self.model.train()
         return {kind: round(row["accuracy"], 3) for kind, row in table.items()}
 
@@ -258,19 +286,18 @@ def split_batch(batch: Batch, size: int) -> list[Batch]:
 def shorten(batch: dict[str, Tensor], num_visual: int) -> tuple[Tensor, Tensor, Tensor]:
     """Ids, positions and segments for a picture of `num_visual` tokens: later tokens move up, early ones stay."""
     cut = PREFIX - 2 - num_visual
+    ids, segments = (
+        torch.cat((batch[name][:, :2], batch[name][:, 2 + cut :]), 1) for name in ("input_ids", "segments")
+    )
     places = batch["positions"][:, PREFIX:]
     places = torch.where(places < PREFIX, places, places - cut)  # a blind question may stand in front of the picture
     positions = torch.cat((batch["positions"][:, : PREFIX - cut], places), dim=1)
-    return batch["input_ids"][:, cut:], positions, batch["segments"][:, cut:]
+    return ids, positions, segments
 
 
-def shrink(pixels: Tensor, chance: random.Random) -> Tensor:
-    """Pictures of 24 to 112 pixels a side, width and height apart, one size for the whole batch."""
-    sides = [PATCH * chance.randint(3, GRID) for _ in range(2)]
-    mode = chance.choice(("bicubic", "bilinear", "area"))
-    if mode == "area":
-        return F.interpolate(pixels, size=sides, mode="area")
-    return F.interpolate(pixels, size=sides, mode=mode, antialias=True).clamp(0, 1)
+def normalise(pixels: Tensor) -> Tensor:
+    """Pictures [B, 3, H, W] in [0, 1] as the processor hands them to the model."""
+    return (pixels - torch.tensor(IMAGE_MEAN)[:, None, None]) / torch.tensor(IMAGE_STD)[:, None, None]
 
 
 def produce(queue: Any, seed: int, stages: Sequence[Stage], first: int) -> None:
@@ -280,8 +307,15 @@ def produce(queue: Any, seed: int, stages: Sequence[Stage], first: int) -> None:
     start = 0
     for stage in stages:
         for step in range(max(first - start, 0), stage.steps):
-            queue.put(draw_batch(tokenizer, f"{seed}/{stage.name}/{step}", stage.batch, stage.kinds, stage.crowds))
+            queue.put(draw(tokenizer, f"{seed}/{stage.name}/{step}", stage))
         start += stage.steps
+
+
+def draw(tokenizer: PreTrainedTokenizerFast, seed: str, stage: Stage) -> Batch | list[Lesson]:
+    """The batch of a seed for a stage."""
+    if stage.lessons:
+        return draw_lessons(tokenizer, seed, stage.batch // ROWS, stage.kinds, stage.crowds, stage.small)
+    return draw_batch(tokenizer, seed, stage.batch, stage.kinds, stage.crowds)
 
 
 def train(options: argparse.Namespace) -> None:
@@ -316,7 +350,7 @@ def train(options: argparse.Namespace) -> None:
             row["pictures_per_s"] = round(pictures / (now - reported), 1)
             row |= {name: round(sum(values) / len(values), 4) for name, values in sums.items()}
             if stage.answers and (step % options.check < options.report or last):
-                row["accuracy"] = trainer.check_quickly(options.quick)
+                row["accuracy"] = trainer.check_quickly(options.quick, ALL_KINDS if stage.lessons else KINDS)
                 save(trainer.model, trainer.processor, options.snapshot)
             with log.open("a") as file:
                 file.write(json.dumps(row) + "\n")
@@ -337,6 +371,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--polish", type=int, default=950, help="steps of the fourth stage")
     parser.add_argument("--focus", type=int, default=1500, help="steps of the fifth stage")
     parser.add_argument("--finish", type=int, default=1700, help="steps of the sixth stage")
+    parser.add_argument("--contexts", type=int, default=1500, help="steps of the seventh stage")
+    parser.add_argument("--settle", type=int, default=450, help="steps of the eighth stage")
     parser.add_argument("--start", type=Path, help="folder of weights to start from, where there is no checkpoint")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and of all pictures")
     parser.add_argument("--threads", type=int, default=2, help="parts of a batch that run side by side")
