@@ -57,7 +57,7 @@ CONNECTOR = (
         "mmtok-both-coverages",
         "Covering the words of the question and the picture is better than covering either alone.",
         "arXiv:2508.18264",
-        (*_at(KEEPS[1:], "mmtok", "mmtok(vision_weight=0)"), *_at(KEEPS[1:], "mmtok", "mmtok(vision_weight=1000)")),
+        (*_at(KEEPS[1:], "mmtok", "mmtok(vision_weight=0.0)"), *_at(KEEPS[1:], "mmtok", "mmtok(vision_weight=1000.0)")),
     ),
     _everywhere(
         "holov",
@@ -85,7 +85,7 @@ CONNECTOR = (
         "flashvlm-text",
         "Relevance to the question makes FlashVLM better than its own choice without the question.",
         "arXiv:2512.20561",
-        _at(KEEPS, "flashvlm", "flashvlm(eta=0)"),
+        _at(KEEPS, "flashvlm", "flashvlm(eta=0.0)"),
     ),
     _everywhere(
         "recoverable",
