@@ -97,10 +97,14 @@ class Ledger:
                 for statement in SCHEMA:
                     connection.execute(statement)
                 connection.execute("INSERT INTO meta VALUES (?)", (LEDGER_VERSION,))
-            rows = [(s.key, s.pipeline, s.method, s.keep, s.to_json()) for s in settings]
-            connection.executemany("INSERT OR IGNORE INTO settings VALUES (?, ?, ?, ?, ?)", rows)
             facts_row = (_now(), self.job, json.dumps(facts, sort_keys=True))
             connection.execute("INSERT INTO runs VALUES (?, ?, ?)", facts_row)
+            _write_settings(connection, settings)
+
+    def add_settings(self, settings: Sequence[Setting]) -> None:
+        """Write down settings that a job has come to only after it began."""
+        with self._transaction() as connection:
+            _write_settings(connection, settings)
 
     def done(self, settings: Sequence[Setting]) -> Done:
         """Which questions have a record under which of the settings."""
@@ -212,6 +216,11 @@ def _opened_to_read(path: str | Path) -> Iterator[sqlite3.Connection]:
     with one_line(place, "read"), contextlib.closing(sqlite3.connect(place, timeout=WAIT)) as connection:
         check(place, connection)
         yield connection
+
+
+def _write_settings(connection: sqlite3.Connection, settings: Sequence[Setting]) -> None:
+    rows = [(s.key, s.pipeline, s.method, s.keep, s.to_json()) for s in settings]
+    connection.executemany("INSERT OR IGNORE INTO settings VALUES (?, ?, ?, ?, ?)", rows)
 
 
 def _check_place(path: Path) -> None:
