@@ -8,7 +8,8 @@
 
 A text reads `id (settings) @layer :keep per scope`; everything after the id is optional. In the place of all but the
 keep may stand a recipe's file, which ends in .json and is quoted if brackets, quotes, commas or bars are in its name.
-It is read when the text is. A recipe that holds a keep runs at that one where none is given.
+It is read when the text is. A recipe that holds a keep runs at that one where none is given; one that holds several
+steps stands for all of them, with its own keeps.
 """
 
 from __future__ import annotations
@@ -27,16 +28,32 @@ from .registry import load_class
 
 @dataclass(frozen=True)
 class Part:
-    """A method and its budget (None until one is given), and the recipe that it was made from, if there is one."""
+    """A method and its budget (None until one is given), and the recipe that it was made from, if there is one.
+
+    `number` is that of the step in its recipe, which names all of them where it has several.
+    """
 
     method: Method
     budget: Budget | None = None
     recipe: Recipe | None = field(default=None, compare=False)
+    number: int = field(default=0, compare=False)
 
     def __str__(self) -> str:
         file = self.recipe and self.recipe.source
+        if file and self.is_one_of_several:
+            return _format_file(file)
         name = _format_file(file) if file else format_method(self.method)
         return name + (f":{self.budget}" if self.budget else "")
+
+    @property
+    def is_one_of_several(self) -> bool:
+        """Whether its recipe has further steps."""
+        return self.recipe is not None and bool(self.recipe.then)
+
+    @property
+    def is_named_before(self) -> bool:
+        """Whether the text of an earlier part, a recipe's file, stands for this one too."""
+        return self.number > 0 and self.recipe is not None and self.recipe.source is not None
 
     @property
     def needs_keep(self) -> bool:
@@ -46,7 +63,8 @@ class Part:
 
     def with_own_budget(self) -> Part:
         """This part with its recipe's budget, where it has none and its recipe has one."""
-        own = self.recipe.budget if self.recipe and self.budget is None else None
+        is_free = self.budget is None and not self.is_one_of_several
+        own = self.recipe.budget if self.recipe and is_free else None
         return replace(self, budget=own) if own else self
 
 
@@ -57,7 +75,7 @@ class Pipeline:
     parts: tuple[Part, ...]
 
     def __str__(self) -> str:
-        return " | ".join(str(p) for p in self.parts)
+        return " | ".join(str(p) for p in self.parts if not p.is_named_before)
 
     def with_budget(self, keep: Any = None, scope: Any = None) -> Pipeline:
         """This pipeline with `keep` as the budget of its only keep-taking method; without one, with its recipes' own.
@@ -107,7 +125,7 @@ def as_pipeline(what: str | Method | Recipe | Pipeline) -> Pipeline:
     if isinstance(what, Method):
         return Pipeline((Part(what),))
     if isinstance(what, Recipe):
-        return Pipeline((Part(what.make(), recipe=what),))
+        return Pipeline(_parts_of(what))
     if isinstance(what, str):
         return parse(what)
     raise MethodError(f"a pipeline is a text, a method, a recipe or a Pipeline; got {type(what).__name__}.")
@@ -122,18 +140,33 @@ def parse(text: str) -> Pipeline:
     parts = split_outside(text, "|")
     if not all(p.strip() for p in parts):
         raise MethodError(f"empty step in pipeline {text!r}; write 'divprune:0.5 | fastv@2:0.5'.")
-    return Pipeline(tuple(_parse_part(p.strip()) for p in parts))
+    return Pipeline(tuple(part for text in parts for part in _parse_parts(text.strip())))
 
 
 _FILE = re.compile(r"""(?P<quote>['"])(?P<quoted>.*?\.json)(?P=quote)|(?P<plain>[^()'"]*?\.json)(?![\w/.\\])""", re.I)
 
 
-def _parse_part(text: str) -> Part:
+def _parse_parts(text: str) -> tuple[Part, ...]:
+    """One part, or those of a recipe with several steps."""
     if file := _FILE.match(text):
         recipe = read_recipe(file["quoted"] or file["plain"])
-        return Part(recipe.make(), _parse_budget(text[file.end() :], text, "recipe.json"), recipe)
+        budget = _parse_budget(text[file.end() :], text, "recipe.json")
+        if budget and recipe.then:
+            steps = 1 + len(recipe.then)
+            raise BudgetError(
+                f"the recipe {recipe.source!r} holds {steps} steps with keeps of their own; got {budget}. Leave it out."
+            )
+        return _parts_of(recipe, budget)
     method, rest = parse_method(text)
-    return Part(method, _parse_budget(rest, text, "id(settings)@layer"))
+    return (Part(method, _parse_budget(rest, text, "id(settings)@layer")),)
+
+
+def _parts_of(recipe: Recipe, budget: Budget | None = None) -> tuple[Part, ...]:
+    """The steps of a recipe; the keep of a single one may be given here or later, those of several stand."""
+    if not recipe.then:
+        return (Part(recipe.make(), budget, recipe),)
+    later = (Part(step.make(), step.budget, recipe, number) for number, step in enumerate(recipe.then, start=1))
+    return (Part(recipe.make(), recipe.budget, recipe), *later)
 
 
 def _parse_budget(rest: str, text: str, form: str) -> Budget | None:

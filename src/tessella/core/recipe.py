@@ -10,7 +10,8 @@
     }
 
 What is written reads back equal: floats to the last bit, sequences as tuples, and a method among the settings as
-`{"method": "fastv@2"}`.
+`{"method": "fastv@2"}`. A recipe of several steps lists those behind the first under `then`, each with its `method`,
+`settings` and `budget`.
 """
 
 from __future__ import annotations
@@ -66,12 +67,30 @@ class DataFacts:
 
 
 @dataclass(frozen=True)
+class LaterStep:
+    """A step of a recipe behind its first: a method's settings, and its budget there. Raises as `Recipe` does."""
+
+    method: str
+    settings: Mapping[str, Any]
+    budget: Budget | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "settings", _plain_settings(self.settings))
+        self.make()
+
+    def make(self) -> Method:
+        """The method with its settings."""
+        return make(self.method, **self.settings)
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """A method with settings fitted to a model.
+    """A method with settings fitted to a model, or several in a row.
 
     `settings` are those that were fitted and those that the user gave; `budget` is the keep at which they run where
-    none is given; `options` what the fit was asked for, `evidence` what it rests on. `source` is the file that it was
-    read from. Sequences become tuples; a number of the evidence that is none (nan, inf) becomes None.
+    none is given; `options` what the fit was asked for, `evidence` what it rests on. `then` are further steps, whose
+    budgets, and then `budget` too, are fixed. `source` is the file that it was read from. Sequences become tuples; a
+    number of the evidence that is none (nan, inf) becomes None.
 
     Raises MethodError for values that a recipe cannot hold, UnknownMethodError and MethodError for a method or a
     setting that there is not.
@@ -86,13 +105,22 @@ class Recipe:
     budget: Budget | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    then: tuple[LaterStep, ...] = ()
     source: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        for name in ("settings", "options", "evidence"):
-            plain = {k: _plain(v, f"{name} {k!r}", name == "settings") for k, v in getattr(self, name).items()}
+        object.__setattr__(self, "settings", _plain_settings(self.settings))
+        for name in ("options", "evidence"):
+            plain = {k: _plain(v, f"{name} {k!r}", False) for k, v in getattr(self, name).items()}
             object.__setattr__(self, name, plain)
         self.make()
+        if self.then and self.budget is None and all(step.budget is None for step in self.then):
+            raise MethodError("a recipe of several steps needs a budget in one of them at least; got none.")
+
+    @property
+    def made_by(self) -> str:
+        """The command that makes one like it: a search says what its goal was."""
+        return "tessella tune" if "goal" in self.options else f"tessella calibrate {self.method}"
 
     def make(self) -> Method:
         """The method with its settings."""
@@ -102,7 +130,10 @@ class Recipe:
         """JSON, sorted by name, that `recipe_from_text` reads back to an equal recipe."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "source"}
         fields |= {"model": dataclasses.asdict(self.model), "data": dataclasses.asdict(self.data)}
-        fields |= {"budget": None if self.budget is None else str(self.budget), _FORMAT_FIELD: FORMAT}
+        fields |= {"budget": _write_budget(self.budget), _FORMAT_FIELD: FORMAT}
+        fields["then"] = [vars(step) | {"budget": _write_budget(step.budget)} for step in self.then]
+        if not self.then:
+            del fields["then"]
         return _write(fields) + "\n"
 
 
@@ -117,15 +148,17 @@ def recipe_from_text(text: str, source: str | None = None) -> Recipe:
     number = fields.pop(_FORMAT_FIELD)
     if number != FORMAT:
         raise InputError(f"it is of format {number!r:.20}; this version reads format {FORMAT}.")
+    later = fields.pop("then", [])
     _check(fields, _FIELDS, "")
     for name, cls in (("model", ModelFacts), ("data", DataFacts)):
         _check(fields[name], {f.name: (_KINDS[str(f.type)],) for f in dataclasses.fields(cls)}, f"{name}.")
         fields[name] = cls(**fields[name])
-    if fields["budget"] is not None:
-        keep, _, scope = fields["budget"].partition(" per ")
-        fields["budget"] = Budget(keep, scope or None)
-    fields["settings"] = {k: _read_setting(v) for k, v in fields["settings"].items()}
-    return Recipe(**fields, source=source)
+    if not isinstance(later, list) or not all(isinstance(step, dict) for step in later):
+        raise InputError(f"its field 'then' must be a list of objects; got {later!r:.60}.")
+    for number, step in enumerate(later):
+        _check(step, {name: _FIELDS[name] for name in ("method", "settings", "budget")}, f"then[{number}].")
+    then = tuple(LaterStep(**_read_step(step)) for step in later)
+    return Recipe(**_read_step(fields), then=then, source=source)
 
 
 def read_recipe(path: str | Path) -> Recipe:
@@ -191,6 +224,23 @@ def _plain(value: Any, where: str, is_setting: bool) -> Any:
         return {k: _plain(v, where, is_setting) for k, v in value.items()}
     allowed = "a finite number, a text, a method" if is_setting else "a number, a text, an object with texts as names"
     raise MethodError(f"{where} of a recipe must be {allowed} or a tuple of such; got {value!r:.60}.")
+
+
+def _plain_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _plain(value, f"settings {name!r}", True) for name, value in settings.items()}
+
+
+def _read_step(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields with the budget and the settings of a method as objects."""
+    settings = {k: _read_setting(v) for k, v in fields["settings"].items()}
+    if fields["budget"] is None:
+        return {**fields, "settings": settings}
+    keep, _, scope = fields["budget"].partition(" per ")
+    return {**fields, "settings": settings, "budget": Budget(keep, scope or None)}
+
+
+def _write_budget(budget: Budget | None) -> str | None:
+    return None if budget is None else str(budget)
 
 
 def _read_setting(value: Any) -> Any:

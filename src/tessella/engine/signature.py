@@ -48,7 +48,7 @@ def check_recipes(pipeline: Pipeline, model: nn.Module, adapter: Adapter) -> Non
         if this != part.recipe.model:
             raise UnsupportedError(
                 f"the recipe {part.recipe.source or part.recipe.method!r} was fitted to {part.recipe.model}, this "
-                f"model is {this}. Fit one to it: tessella calibrate {part.recipe.method}"
+                f"model is {this}. Fit one to it: {part.recipe.made_by}"
             )
 
 
