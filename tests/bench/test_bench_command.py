@@ -19,7 +19,7 @@ from tessella.cli.application import run
 from tessella.cli.progress import Reporter, describe, format_seconds
 
 QUICK = ("--keep", "1/9", "--types", "digit", "--limit", "4", "--batch", "2")
-COLUMNS = "setting, kind, seed, answer, truth, correct, tokens_in, tokens_kept, mean_keep_ratio, cache_bytes"
+COLUMNS = "setting, kind, number, answer, truth, score, tokens_in, tokens_kept, mean_keep_ratio, cache_bytes"
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def call(capsys: pytest.CaptureFixture[str]):
 def rows_of(path: Path) -> list[Any]:
     """All columns but times, in the order of the key."""
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
-        return connection.execute(f"SELECT {COLUMNS} FROM records ORDER BY setting, kind, seed").fetchall()
+        return connection.execute(f"SELECT {COLUMNS} FROM records ORDER BY setting, kind, number").fetchall()
 
 
 def start(path: Path, limit: int) -> subprocess.Popen[str]:
@@ -146,7 +146,8 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path):
     second = start(ledger, 400)
     assert second.communicate() == (
         "",
-        f"error: '{ledger}' is in use by process {process.pid}; wait for it, or give another file.\n",
+        f"error: '{ledger}' is in use by a job 'bench', process {process.pid}; wait for it, give another file, or give "
+        "this job another name, and they share the work.\n",
     )
     assert second.returncode == 2
     process.send_signal(signal.SIGINT)
@@ -163,6 +164,42 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path):
     assert len(kept) % 2 == 0  # whole batches
 
 
+# --- settings from a file -------------------------------------------------------------------------------------------
+
+
+def test_a_file_of_settings_is_what_its_options_are(call, tmp_path):
+    file, ledger = tmp_path / "bench.toml", tmp_path / "bench.db"
+    file.write_text(
+        f'methods = ["none", "hiprune"]\nkeep = ["1/9", 22]\ntypes = "digit"\nlimit = 9\nbatch = 2\nonly = true\n'
+        f"out = {str(ledger)!r}\n"
+    )
+    code, _, err = call("--settings", file, "--limit", 3)  # what is given beside the file wins
+    assert (code, err) == (0, "")
+    assert len(rows_of(ledger)) == 3 * 3
+    code, _, err = call(
+        "--methods", "none,hiprune", *QUICK[2:], "--keep", "1/9,22", "--limit", 3, "--only", "--out", ledger
+    )
+    assert (code, err) == (0, "")
+    assert len(rows_of(ledger)) == 3 * 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("kep = 5", "sets 'kep', which is no option of this command. Closest: 'keep'"),
+        ("keep = ", "are no TOML: "),
+        ("[keep]\nx = 1", "keep must be a text, a number, true, false or a list of texts; got {'x': 1}."),
+        (None, "cannot be read: No such file or directory."),
+    ],
+)
+def test_a_file_that_is_no_settings_is_one_line(call, tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "bench.toml").write_text(text)
+    code, out, err = call("--settings", tmp_path / "bench.toml")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+
+
 # --- mistakes -------------------------------------------------------------------------------------------------------
 
 
@@ -173,6 +210,9 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path):
         ((), "For all methods give keep, as in --keep 1/4,1/9."),
         (("--methods", "hiprne", "--keep", "5"), "no method 'hiprne'. Closest: 'hiprune'"),
         (("--keep", "5", "--types", "color"), "no question type 'color'; allowed: colour, "),
+        (("--keep", "5", "--shard", "3/2"), "shard must be i/n with 1 <= i <= n, as in 1/4; got '3/2'."),
+        (("--keep", "5", "--job", "a b", "--out", "{here}/new.db"), "a job's name has 1 to 64 letters"),
+        (("--keep", "5", "--data", "here"), "draws its own pictures and takes no data; got 'here'."),
         (("--keep", "5", "--out", "{here}/missing/x.db"), "missing' for the ledger 'x.db'; make it first."),
         (("--keep", "5", "--out", "{here}"), "is a folder; give a file for the ledger."),
         (("--keep", "5", "--out", "{here}/text.db"), "text.db' cannot be read: file is not a database."),

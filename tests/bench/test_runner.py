@@ -222,6 +222,55 @@ def test_the_time_left_comes_from_each_settings_own_speed():
     assert pace.progress("slow", "digit").seconds_left == pytest.approx(1 * 10 + 1 * 2)
 
 
+# --- several jobs, and parts of the work ------------------------------------------------------------------------------
+
+
+def test_jobs_on_one_ledger_share_the_work_and_end_with_all_of_it(mini, tmp_path):
+    work = work_of(mini, SMALL)
+    whole = measure(work, tmp_path / "whole.db")
+    place = tmp_path / "shared.db"
+    with Ledger(place, "first") as first, Ledger(place, "second") as second:
+        seen: dict[str, list[str]] = {"first": [], "second": []}
+
+        def count_and_run_second(progress: Any) -> None:
+            seen["first"].append(progress.pipeline)
+            if len(seen["first"]) == 2:  # the first job has taken a batch under every setting
+                with pytest.raises(Stop):
+                    run_work(work, second, stop_after_five)
+                second.close()
+
+        def stop_after_five(progress: Any) -> None:
+            seen["second"].append(progress.pipeline)
+            if len(seen["second"]) == 5:
+                raise Stop
+
+        run_work(work, first, count_and_run_second)
+        rows = [replace(r, ms={}) for _, r in first.rows(work.settings, work.kinds, work.numbers)]
+    assert rows == whole
+    assert (len(seen["first"]), len(seen["second"])) == (7 * 6 - 5, 5)
+
+
+def test_shards_are_parts_of_the_work_that_make_it_up(mini, tmp_path):
+    whole = measure(work_of(mini, SMALL), tmp_path / "whole.db")
+    shards = [work_of(mini, replace(SMALL, shard=f"{n}/4")) for n in (1, 2, 3, 4)]
+    assert [len(s.batches) for s in shards] == [2, 2, 1, 1]
+    parts = [r for n, s in enumerate(shards) for r in measure(s, tmp_path / f"{n}.db")]
+    order = {(r.setting, r.kind, r.number): n for n, r in enumerate(whole)}
+    assert sorted(parts, key=lambda r: order[r.setting, r.kind, r.number]) == whole
+
+
+def test_questions_without_a_picture_are_counted_and_listed(mini, tmp_path):
+    work = work_of(mini, replace(SMALL, methods="none,hiprune", keep="1/2"))
+    draw, gone = work.task.draw, {200_001, 200_003}
+    work.task.draw = lambda kind, numbers: [a for a in draw(kind, numbers) if a.number not in gone]
+    with Ledger(tmp_path / "bench.db") as ledger:
+        [note] = run_work(work, ledger)
+        assert len(ledger.done(work.settings)) == 2 * 2 * 3
+    assert note == (
+        "4 questions have no picture and were left out: digit 200001, digit 200003, shape 200001, shape 200003"
+    )
+
+
 # --- refused before anything runs -----------------------------------------------------------------------------------
 
 

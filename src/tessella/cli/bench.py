@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from .options import Device, Dtype, Json, Model
+from .settings_file import Settings
 
 
 def command(
@@ -23,7 +24,7 @@ def command(
         typer.Option(metavar="K1,K2", help="Keeps for methods without a budget of their own: 1/2,1/4 or 64."),
     ] = None,
     types: Annotated[
-        str | None, typer.Option(metavar="T1,T2", help="Question types, e.g. colour,digit; all eight by default.")
+        str | None, typer.Option(metavar="T1,T2", help="Question types, e.g. colour,digit; all of the task by default.")
     ] = None,
     limit: Annotated[int, typer.Option(metavar="N", help="Questions of each type.")] = 200,
     stage: Annotated[
@@ -33,6 +34,28 @@ def command(
     seed: Annotated[int, typer.Option(metavar="N", help="Which questions: another seed draws other ones.")] = 0,
     batch: Annotated[int, typer.Option(metavar="N", help="Questions answered together.")] = 50,
     only: Annotated[bool, typer.Option("--only", help="Add no 'none', 'blind' and 'downsample'.")] = False,
+    task: Annotated[
+        str,
+        typer.Option(metavar="TASK", help="The questions: 'mini' (drawn by the project) or a public set, e.g. pope."),
+    ] = "mini",
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="A public set from a local file or folder; by default it is downloaded."),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Only part I of N of the work: for machines without a ledger in common."),
+    ] = None,
+    job: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="Jobs of different names may run on one ledger at once; they share the work."
+        ),
+    ] = "bench",
+    share: Annotated[
+        bool, typer.Option("--share/--no-share", help="Encode each picture once for all methods that allow it.")
+    ] = True,
+    settings: Settings = None,
     out: Annotated[
         str, typer.Option(metavar="FILE", help="The SQLite ledger of all answers; one that is there is continued.")
     ] = "bench.db",
@@ -43,7 +66,8 @@ def command(
 ) -> None:
     """Measure methods on freshly drawn questions.
 
-    Every answer is written to the ledger as soon as it is there: the same command goes on where it was stopped.
+    Every answer is written to the ledger as soon as it is there: the same command goes on where it was stopped, and
+    several of them under different --job names work on it together.
     """
     from ..app.jobs import Source, run_bench
     from ..bench.runner import Request
@@ -51,9 +75,9 @@ def command(
     from .progress import Reporter
 
     quiet_libraries()
-    request = Request(methods, keep, types, limit, stage, seed, batch, only)
+    request = Request(methods, keep, types, limit, stage, seed, batch, only, task, data, shard, share)
     with Reporter() as reporter:
-        summary = run_bench(request, Source(model, dtype, device), out, print_note, reporter)
+        summary = run_bench(request, Source(model, dtype, device), out, print_note, reporter, job)
     if json:
         print_json(summary.to_dict())
         return
