@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +16,14 @@ from ..pictures.saving import check_picture_target, check_target, save_picture
 from .answering import Answer, Comparison, ask, check_request, compare, read_methods
 
 if TYPE_CHECKING:
+    from ..bench.cluster import Cluster
+    from ..bench.ledger import Ledger
     from ..bench.pace import Progress
     from ..bench.runner import Request as BenchRequest
+    from ..bench.runner import Work
     from ..bench.summary import Summary
+
+    Runner = Callable[[Work, Ledger, Callable[[Progress], None] | None], tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -138,24 +145,25 @@ def run_bench(
     say: Callable[[str], None],
     tell: Callable[[Progress], None] | None = None,
     job: str = "bench",
+    cluster: Cluster | None = None,
 ) -> Summary:
     """Measure what `request` asks for in the ledger `out`, going on where it stopped; returns the comparison.
 
-    `say` receives notes, `tell` the progress; jobs of other names may work on the same ledger. Nothing is written
-    before the request is known to be possible. Ctrl-C raises KeyboardInterrupt with a line on how to go on.
+    `say` receives notes, `tell` the progress; jobs of other names may work on the same ledger. With a `cluster` its
+    workers answer, each with a model of its own. Nothing is written before the request is known to be possible. Ctrl-C
+    raises KeyboardInterrupt with a line on how to go on.
     """
     from ..bench.ledger import Ledger
-    from ..bench.runner import plan_work, run_work
     from ..bench.summary import summarize
 
     request.check()
-    with Ledger(out, job) as ledger:
-        model, processor = source.load()
-        work = plan_work(model, processor, source.name, request)
+    if cluster is not None:
+        cluster.check()
+    with Ledger(out, job) as ledger, _plan(request, source, cluster) as (work, run):
         for note in work.notes:
             say(note)
         try:
-            for note in run_work(work, ledger, tell):
+            for note in run(work, ledger, tell):
                 say(note)
         except KeyboardInterrupt:
             there = len(ledger.done(work.settings))
@@ -164,6 +172,21 @@ def run_bench(
             ) from None
         rows = ledger.rows(work.settings, work.kinds, work.numbers)
     return summarize(rows)
+
+
+@contextlib.contextmanager
+def _plan(request: BenchRequest, source: Source, cluster: Cluster | None) -> Iterator[tuple[Work, Runner]]:
+    """The work, and what does it: this process, or the workers of a cluster until the end of the block."""
+    if cluster is None:
+        from ..bench.runner import plan_work, run_work
+
+        yield plan_work(*source.load(), source.name, request), run_work
+    else:
+        from ..bench.cluster import Crew, reach, run_on
+
+        with reach(cluster) as ray:
+            crew = Crew(ray, cluster, source, request)
+            yield crew.plan(), partial(run_on, crew)
 
 
 def to_json(value: Any) -> str:
