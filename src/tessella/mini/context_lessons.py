@@ -22,10 +22,11 @@ from tessella.mini.model import BOS, IMAGE, USER
 from tessella.mini.shrinking import shrink
 from tessella.mini.world import PATCH, Scene
 
-MIX = ("single", "album", "single", "clip", "single", "album", "single", "clip", "shots")  # lessons of a batch
+MIX = {"album": 0.45, "clip": 0.35, "shots": 0.2}  # of the lessons that are no single pictures
+SMALL_SINGLES = 0.25  # share of the single pictures that are small
 ROWS = 4  # of a lesson
 TAILS = {"single": 122, "album": 160, "shots": 4, "clip": 48}  # tokens behind the pictures
-SMALL = {"single": (3, 14), "album": (6, 11), "shots": (6, 11), "clip": (6, 11)}  # patches a side of small pictures
+SMALL = {"single": (3, 14), "album": (5, 9), "shots": (6, 9), "clip": (5, 9)}  # patches a side of small pictures
 PICTURES = {"album": (2, 2, 3, 3, 4), "shots": (2, 3, 3, 4), "clip": (4, 4, 5, 6)}  # how many, as often
 
 
@@ -44,9 +45,17 @@ class Lesson:
 def draw_lessons(
     tokenizer: PreTrainedTokenizerFast, seed: str, count: int, weights: dict[str, float], crowds: float, small: float
 ) -> list[Lesson]:
-    """`count` lessons of a seed; `weights` and `crowds` are of single pictures, `small` the share of small pictures."""
+    """`count` lessons of a seed, every second one of single pictures.
+
+    `weights` and `crowds` are of single pictures, `small` is the share of small pictures in contexts and clips.
+    """
     rng = Random(seed)
-    return [draw_lesson(tokenizer, rng, MIX[i % len(MIX)], weights, crowds, rng.random() < small) for i in range(count)]
+    lessons = []
+    for index in range(count):
+        kind = "single" if index % 2 == 0 else rng.choices(list(MIX), list(MIX.values()))[0]
+        shrunk = rng.random() < (SMALL_SINGLES if kind == "single" else small)
+        lessons.append(draw_lesson(tokenizer, rng, kind, weights, crowds, shrunk))
+    return lessons
 
 
 def draw_lesson(

@@ -136,8 +136,8 @@ class Trainer:
             Stage("polish", options.polish, 32, 6e-4, 1.0, 30, 1.0, 0.01, 0.3, POLISH_WEIGHTS),
             Stage("focus", options.focus, 48, 1e-3, 1.0, 60, 0.4, 0.3, 0.0, LOOK_WEIGHTS, 0.7, answers=False),
             Stage("finish", options.finish, 32, 6e-4, 0.6, 40, 0.9, 0.01, 0.25, FINISH_WEIGHTS, 0.5),
-            Stage("contexts", options.contexts, 36, 8e-4, 0.0, 60, 0.3, 0.7, 0.92, FINISH_WEIGHTS, 0.3, lessons=True),
-            Stage("settle", options.settle, 36, 5.6e-4, 0.0, 1, 1.0, 0.01, 0.6, FINISH_WEIGHTS, 0.3, lessons=True),
+            Stage("contexts", options.contexts, 16, 7e-4, 0.0, 60, 0.3, 0.7, 0.92, FINISH_WEIGHTS, 0.3, lessons=True),
+            Stage("settle", options.settle, 16, 4.9e-4, 0.0, 1, 1.0, 0.01, 0.6, FINISH_WEIGHTS, 0.3, lessons=True),
         )
         self.optimizers = self._build_optimizers()
         self.layers: tuple[DecoderLayer, DecoderLayer] = (run_decoder_layer, run_last_layer)
@@ -371,8 +371,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--polish", type=int, default=950, help="steps of the fourth stage")
     parser.add_argument("--focus", type=int, default=1500, help="steps of the fifth stage")
     parser.add_argument("--finish", type=int, default=1700, help="steps of the sixth stage")
-    parser.add_argument("--contexts", type=int, default=1500, help="steps of the seventh stage")
-    parser.add_argument("--settle", type=int, default=450, help="steps of the eighth stage")
+    parser.add_argument("--contexts", type=int, default=1800, help="steps of the seventh stage")
+    parser.add_argument("--settle", type=int, default=600, help="steps of the eighth stage")
     parser.add_argument("--start", type=Path, help="folder of weights to start from, where there is no checkpoint")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and of all pictures")
     parser.add_argument("--threads", type=int, default=2, help="parts of a batch that run side by side")
