@@ -50,7 +50,7 @@ class _Tessella(lmms):
         self._record()
         return [results[number] for number in range(len(requests))]
 
-    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: list[Instance]) -> list[GenerationResult]:
         raise UnsupportedError(
             "lmms-eval sends tasks that compare likelihoods to simple models only: add --force_simple."
         )
@@ -96,14 +96,18 @@ class TessellaSimple(_Tessella):
         context, settings, to_visual, *place = request.args
         return _conversation(context, to_visual(self._doc(*place))), settings
 
-    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        """The mean loss of each answer, which lmms-eval takes the smallest of, and whether it is the greedy one."""
+    def loglikelihood(self, requests: list[Instance]) -> list[GenerationResult]:
+        """The mean loss of each answer, of which lmms-eval takes the smallest, and whether it is the greedy one.
+
+        As a result's text: lmms-eval 0.7 turns a bare pair into the text of a pair, and cannot read it.
+        """
         results = []
         for request in tqdm(requests, disable=self.rank != 0, desc="Tessella"):
             context, answer, to_visual, *place = request.args
             doc = self._doc(*place)
             prompt: Prompt = self._writer.write(_conversation(context, to_visual(doc)))
-            results.append(self._answerer.loss(prompt, answer if isinstance(answer, str) else answer(doc)))
+            pair = self._answerer.loss(prompt, answer if isinstance(answer, str) else answer(doc))
+            results.append(GenerationResult(pair))
         self._record()
         return results
 

@@ -48,12 +48,7 @@ def read_model_args(given: dict[str, Any]) -> ModelArgs:
         raise InputError("max_batch_size is for batch sizes that are searched for; give batch_size.")
     for name in values:
         if name not in allowed:
-            close = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
-            hint = f" Closest: {close[0]!r}." if close else ""
-            raise InputError(
-                f"model_args has no {name!r}; allowed: {', '.join(allowed)}.{hint} "
-                "Quote a pipeline that holds commas: pipeline='id(a=1, b=2):64'."
-            )
+            raise _unknown(name, allowed, str(values.get("pipeline", "")))
     if "pretrained" not in values:
         raise InputError("model_args must say pretrained=...: 'mini', a folder, or a hub id 'owner/name'.")
     for name in ("batch_size", "max_num_frames"):
@@ -68,6 +63,14 @@ def read_model_args(given: dict[str, Any]) -> ModelArgs:
     args = ModelArgs(**values)
     args.resolved()
     return args
+
+
+def _unknown(name: str, allowed: list[str], pipeline: str) -> InputError:
+    if pipeline.count("(") > pipeline.count(")"):
+        return InputError(f"pipeline={pipeline!r} was cut at a comma; quote it: pipeline='id(a=1, b=2):64'.")
+    close = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
+    hint = f" Closest: {close[0]!r}." if close else ""
+    return InputError(f"model_args has no {name!r}; allowed: {', '.join(allowed)}.{hint}")
 
 
 def _count(name: str, value: Any) -> int:
