@@ -11,7 +11,7 @@ import typer.core
 import typer.main
 
 from ..core.errors import TessellaError
-from . import ask, bench, calibrate, claims, compare, demo, diagnose, doctor, methods, report, show
+from . import ask, bench, calibrate, claims, compare, demo, diagnose, doctor, methods, report, show, tune
 
 PROGRAM = "tessella"
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # of whichever click typer is built on
@@ -60,8 +60,8 @@ def start(
         typer.echo(context.get_help())
 
 
-for module in (ask, compare, bench, report, claims, calibrate, diagnose, methods, show, doctor, demo):
-    app.command(module.__name__.rsplit(".", 1)[-1])(module.command)
+for module in (ask, compare, bench, report, claims, calibrate, tune, diagnose, methods, show, doctor, demo):
+    app.command(module.__name__.rsplit(".", 1)[-1], cls=getattr(module, "Command", None))(module.command)
 
 
 def run(args: Sequence[str]) -> int:

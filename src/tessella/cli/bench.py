@@ -6,8 +6,11 @@ from typing import Annotated
 
 import typer
 
+from .optional_value import RayAlone
 from .options import Device, Dtype, Json, Model
 from .settings_file import Settings
+
+Command = RayAlone
 
 
 def command(
@@ -55,6 +58,15 @@ def command(
     share: Annotated[
         bool, typer.Option("--share/--no-share", help="Encode each picture once for all methods that allow it.")
     ] = True,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[ADDRESS]",
+            help="Spread the work over a Ray cluster, one model a worker: host:port of its head, or 'auto' for the one "
+            "that runs here; alone, workers on this machine.",
+        ),
+    ] = None,
+    ray_cpus: Annotated[int, typer.Option(metavar="N", help="CPUs of each worker, where the cluster has no GPU.")] = 2,
     settings: Settings = None,
     out: Annotated[
         str, typer.Option(metavar="FILE", help="The SQLite ledger of all answers; one that is there is continued.")
@@ -70,14 +82,16 @@ def command(
     several of them under different --job names work on it together.
     """
     from ..app.jobs import Source, run_bench
+    from ..bench.cluster import Cluster
     from ..bench.runner import Request
     from .output import print_json, print_note, print_table, quiet_libraries
     from .progress import Reporter
 
     quiet_libraries()
     request = Request(methods, keep, types, limit, stage, seed, batch, only, task, data, shard, share)
+    cluster = None if ray is None else Cluster(ray, ray_cpus)
     with Reporter() as reporter:
-        summary = run_bench(request, Source(model, dtype, device), out, print_note, reporter, job)
+        summary = run_bench(request, Source(model, dtype, device), out, print_note, reporter, job, cluster)
     if json:
         print_json(summary.to_dict())
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,10 @@ class Portion:
 
 @dataclass(eq=False)
 class Worker:
-    """A worker, and the portion that it answers."""
+    """A worker, what it said once it was ready, and the portion that it answers."""
 
     actor: Any
+    plan: Plan | None = None
     portion: Portion | None = None
 
 
@@ -45,7 +46,7 @@ class News:
     portion: Portion
     answers: Answers | None = None
     missing: tuple[str, ...] = ()
-    died: str | None = field(default=None)
+    died: str | None = None
 
 
 class Crew:
@@ -54,15 +55,12 @@ class Crew:
     def __init__(self, ray: Any, cluster: Cluster, source: Source, request: Request) -> None:
         self._ray, self._cluster = ray, cluster
         self._source, self._request = _everywhere(source, request)
-        self._workers: list[Worker] = []
+        self.workers: list[Worker] = []
         self._awaited: dict[Any, Worker] = {}  # by what Ray is to return next
         self._first: Plan | None = None
         self._deaths = 0  # while loading, since the last worker that was ready
         self.idle: list[Worker] = []
         self._fill()
-
-    def __len__(self) -> int:
-        return len(self._workers)
 
     def plan(self) -> Work:
         """What all workers measure, from the first that is ready; it has no model, which only workers have."""
@@ -75,7 +73,10 @@ class Crew:
         """Facts of the run: those of the first worker's machine, and of the cluster."""
         assert self._first is not None, "plan() comes first"
         nodes = [node["NodeName"] for node in self._ray.nodes() if node["Alive"]]
-        return {**self._first.facts, "ray": {"version": self._ray.__version__, "workers": len(self), "nodes": nodes}}
+        return {
+            **self._first.facts,
+            "ray": {"version": self._ray.__version__, "workers": len(self.workers), "nodes": nodes},
+        }
 
     def give(self, worker: Worker, portion: Portion) -> None:
         """Let an idle worker answer a portion."""
@@ -100,7 +101,7 @@ class Crew:
                     raise error.cause from error
                 raise
             except self._ray.exceptions.RayError as error:
-                yield from self._bury(worker, " ".join(str(error).split()))
+                yield from self._bury(worker, error)
 
     def _hear(self, worker: Worker, awaited: Any) -> Iterator[News]:
         if worker.portion is None:
@@ -119,12 +120,15 @@ class Crew:
         self._first = self._first or plan
         check_same(self._first, plan)
         self._deaths = 0
+        worker.plan = plan
         self.idle.append(worker)
 
-    def _bury(self, worker: Worker, reason: str) -> Iterator[News]:
+    def _bury(self, worker: Worker, error: Exception) -> Iterator[News]:
         """Take a worker that died off the list, and start another."""
+        where = "" if worker.plan is None else f"process {worker.plan.process} on {worker.plan.machine}: "
+        reason = where + " ".join(str(error).split())
         self._ray.kill(worker.actor)  # where it was cut off only
-        self._workers.remove(worker)
+        self.workers.remove(worker)
         if worker.portion is not None:
             yield News(worker.portion, died=reason)
         else:
@@ -137,9 +141,9 @@ class Crew:
         """Start as many workers as there is room for. Raises InputError where there is none for any."""
         room = find_room(self._ray.nodes(), self._cluster.cpus, gpus=self._source.device != "cpu")
         actor = self._ray.remote(BenchWorker).options(max_restarts=0, max_task_retries=0, **room.demand)
-        for _ in range(room.workers - len(self._workers)):
+        for _ in range(room.workers - len(self.workers)):
             worker = Worker(actor.remote(self._source, self._request, self._cluster.cpus))
-            self._workers.append(worker)
+            self.workers.append(worker)
             self._awaited[worker.actor.plan.remote()] = worker
 
 

@@ -28,7 +28,7 @@ def run_on(crew: Crew, work: Work, ledger: Ledger, tell: Callable[[Progress], No
     portions = Portions(work, ledger)
     missing: dict[str, None] = {}
     while portions.open:
-        while crew.idle and (portion := portions.take(len(crew))) is not None:
+        while crew.idle and (portion := portions.take(len(crew.workers))) is not None:
             crew.give(crew.idle[0], portion)
         heard = False
         for news in crew.listen():
@@ -39,7 +39,7 @@ def run_on(crew: Crew, work: Work, ledger: Ledger, tell: Callable[[Progress], No
             elif news.answers is not None:
                 progress = portions.write(news.portion, news.answers)
                 if tell is not None:
-                    tell(dataclasses.replace(progress, seconds_left=progress.seconds_left / max(len(crew), 1)))
+                    tell(dataclasses.replace(progress, seconds_left=progress.seconds_left / max(len(crew.workers), 1)))
         if not heard:
             portions.look_again()
     return note_on(missing)

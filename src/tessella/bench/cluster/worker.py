@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,9 +19,10 @@ from ..tasks import Batch
 
 @dataclass(frozen=True)
 class Plan:
-    """What a worker would measure, on which machine, and the facts of its run."""
+    """What a worker would measure, where it runs, and the facts of its run."""
 
     machine: str
+    process: int
     entries: tuple[Entry, ...]
     batches: tuple[Batch, ...]
     notes: tuple[str, ...]
@@ -40,7 +42,8 @@ class BenchWorker:
 
         torch.set_num_threads(self._threads)
         self._work = work = plan_work(*self._source.load(), self._source.name, self._request)
-        return Plan(platform.node(), work.entries, work.batches, work.notes, identity.describe_run())
+        facts = identity.describe_run()
+        return Plan(platform.node(), os.getpid(), work.entries, work.batches, work.notes, facts)
 
     def answer(self, batch: Batch, items: Sequence[Item]) -> Iterator[tuple[Answers, tuple[str, ...]]]:
         """Answers of one setting after the other, each with the names of questions that have no picture."""
