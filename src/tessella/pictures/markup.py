@@ -32,7 +32,7 @@ td.reason { color: var(--soft); }
 .panels { display: grid; gap: 1.5rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); }
 figure { margin: 0; padding: .75rem; border: 1px solid var(--rule); border-radius: .5rem; background: var(--band); }
 figure img { display: block; width: 100%; height: auto; border-radius: .25rem; background: #fff; }
-figure h2, figure h4 { font-size: 1rem; margin: 0 0 .5rem; overflow-wrap: anywhere;
+figure :is(h2, h3, h4, h5) { font-size: 1rem; margin: 0 0 .5rem; overflow-wrap: anywhere;
   font-family: ui-monospace, monospace; }
 figcaption { margin-top: .5rem; overflow-wrap: anywhere; }
 footer { margin: 2rem 0 0; font-size: .85rem; }

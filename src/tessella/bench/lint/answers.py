@@ -9,7 +9,7 @@ import numpy as np
 from ..records import BLIND, FULL
 from ..statistics import Bootstrap
 from ..summary import Measured, Summary
-from .finding import Finding, name_setting
+from .finding import Finding
 
 YES_MARGIN = 0.1  # of the questions: how much more (or less) often 'yes' may be said than it is right
 BLIND_SHARE = 0.5  # of the full accuracy: what may be reached without a picture
@@ -17,7 +17,8 @@ YES_NO = {"yes", "no"}
 
 
 def check_yes_bias(measured: Sequence[Measured], seed: int = 0, resamples: int = 2000) -> Iterator[Finding]:
-    """Settings with a picture that say 'yes' far more, or far less, often than it is right."""
+    """Methods with a picture that say 'yes' far more, or far less, often than it is right; all keeps together."""
+    groups: dict[tuple[str, int, float], dict[str, float]] = {}
     for m in measured:
         asked = [(q, r) for q, r in sorted(m.records.items()) if r.truth.lower() in YES_NO]
         if not asked or m.method == BLIND:
@@ -29,9 +30,12 @@ def check_yes_bias(measured: Sequence[Measured], seed: int = 0, resamples: int =
             continue
         too_many = Bootstrap(surplus[None], [q for q, _ in asked], seed, resamples).mean(0).estimate()
         if max(too_many.low, -too_many.high) > YES_MARGIN:
-            text = f"says 'yes' to {said.mean():.0%} of {len(asked):,} questions of which {right.mean():.0%} deserve it"
-            numbers = {"yes": float(said.mean()), "truth": float(right.mean()), "questions": len(asked)}
-            yield Finding("warning", "yes-bias", name_setting(m), text, numbers)
+            shares = groups.setdefault((m.method, len(asked), float(right.mean())), {})
+            shares[f"keep {m.setting.keep}" if m.setting.keep else m.label] = float(said.mean())
+    for (method, num, truth), shares in groups.items():
+        said_yes = ", ".join(f"{share:.0%} ({name})" for name, share in shares.items())
+        text = f"says 'yes' to {said_yes} of {num:,} questions of which {truth:.0%} deserve it"
+        yield Finding("warning", "yes-bias", method, text, {"truth": truth, "questions": num, **shares})
 
 
 def check_blind(summary: Summary) -> Iterator[Finding]:

@@ -30,8 +30,9 @@ def check_counts(measured: Sequence[Measured]) -> Iterator[Finding]:
         if lacking or more:
             groups.setdefault((lacking, more), []).append(name_setting(m))
     for (lacking, more), names in sorted(groups.items()):
-        text = f"lack {lacking:,} of the {len(questions):,} questions of {name_setting(against)}"
-        text += f" and have {more:,} others" if more else ""
+        verb = "lacks" if len(names) == 1 else "lack"
+        text = f"{verb} {lacking:,} of the {len(questions):,} questions of {name_setting(against)}"
+        text += f", with {more:,} others" if more else ""
         numbers = {"lacking": lacking, "more": more, "questions": len(questions), "settings": len(names)}
         yield Finding("warning", "counts", list_names(names), text, numbers)
 

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from ...core.errors import InputError
+from ..ledger_tables import PARTS
 from ..lint import Finding, lint
 from ..records import BLIND, FULL, Record, Setting
 from ..summary import MUST_AGREE, Entry, Measured, Section, Summary, summarize
@@ -27,6 +30,17 @@ class Line:
     @property
     def measured(self) -> Measured:
         return self.entry.measured
+
+    @cached_property
+    def milliseconds(self) -> dict[str, float]:
+        """Medians of a sample's time: scoring and selecting (`choose`), up to the first token, and `all`."""
+        times = {part: [r.ms[part] for r in self.measured.records.values()] for part in PARTS}
+        whole = {part: np.array(values) for part, values in times.items()}
+        return {
+            "choose": float(np.median(whole["score"] + whole["select"])),
+            "first token": float(np.median(sum(whole[part] for part in PARTS if part != "decode"))),
+            "all": float(np.median(sum(whole.values()))),
+        }
 
     @property
     def is_reference(self) -> bool:

@@ -57,6 +57,18 @@ def span(values: Sequence[float], room: float = 0.05) -> tuple[float, float]:
     return low - more, high + more
 
 
+def scale_ticks(ends: tuple[float, float]) -> list[float]:
+    """The round numbers on a logarithmic axis whose ends are given as powers of ten.
+
+    >>> scale_ticks((0.0, 1.5))
+    [1.0, 2.0, 5.0, 10.0, 20.0]
+    """
+    low, high = ends
+    powers = range(math.floor(low), math.ceil(high) + 1)
+    ticks = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
+    return [tick for tick in ticks if low <= math.log10(tick) <= high]
+
+
 def round_ticks(ends: tuple[float, float], most: int = 5) -> list[float]:
     """At most `most` round numbers inside a range.
 

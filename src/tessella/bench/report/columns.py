@@ -10,8 +10,6 @@ from ..statistics import Estimate
 from ..tables import NOTHING, Table, number, percent, points
 from .boards import Line
 
-CHOOSE, READ, ALL = ("score", "select"), ("encode", "score", "select", "prefill"), None
-
 
 @dataclass(frozen=True)
 class Column:
@@ -45,13 +43,6 @@ def _to(name: str) -> Callable[[Line], Estimate | None]:
 
 def _hard(line: Line) -> Estimate | None:
     return None if line.entry.hard is None or line.is_reference else line.entry.hard.estimate
-
-
-def milliseconds(line: Line, parts: Sequence[str] | None) -> float | None:
-    """Median of a sample's time: of some parts, or of all that were measured."""
-    measured = line.measured
-    first = next(iter(measured.records.values()))
-    return measured.median(*(first.ms if parts is None else parts))
 
 
 def _estimated(
@@ -88,6 +79,10 @@ COLUMNS = (
         1,
     ),
     _estimated("accuracy %", "mean over types, of equal weight", _accuracy, percent, True),
+    _measured("choose ms", "scoring and selecting, median of a sample", lambda line: line.milliseconds["choose"], 2),
+    _measured(
+        "first token ms", "encoding, choosing and reading the prompt", lambda line: line.milliseconds["first token"], 2
+    ),
     _estimated("to full", "points over the full model", _to(FULL), points, False),
     _estimated("to downsample", "points over down-sampled pictures of the same keep", _to(DOWNSAMPLE), points, False),
     _estimated(
@@ -100,9 +95,7 @@ COLUMNS = (
         _whole_percent,
         False,
     ),
-    _measured("choose ms", "scoring and selecting, median of a sample", lambda line: milliseconds(line, CHOOSE), 2),
-    _measured("first token ms", "encoding, choosing and reading the prompt", lambda line: milliseconds(line, READ), 2),
-    _measured("all ms", "the same with writing the answer", lambda line: milliseconds(line, ALL), 2),
+    _measured("all ms", "the same with writing the answer", lambda line: line.milliseconds["all"], 2),
     _measured("cache kB", "keys and values of a sample", lambda line: line.measured.average("cache_bytes") / 1000, 0),
 )
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
 from .boards import Board, Line
-from .charts import Frame, round_ticks, span
-from .columns import ALL, READ, milliseconds
+from .charts import Frame, round_ticks, scale_ticks, span
 
 SHAPES = (  # of points, by keep: drawn around the middle
     '<circle cx="{x}" cy="{y}" r="3.4"{a}/>',
@@ -18,10 +18,8 @@ SHAPES = (  # of points, by keep: drawn around the middle
     '<path d="M{x} {y}m0 4.2l4 -7h-8z"{a}/>',
 )
 OTHER = '<path d="M{x} {y}m-3.4 -3.4l6.8 6.8m0 -6.8l-6.8 6.8"{a}/>'  # references, and budgets of a pipeline's own
-TIMES: tuple[tuple[str, tuple[str, ...] | None], ...] = (
-    ("milliseconds to the first token", READ),
-    ("milliseconds to the whole answer", ALL),
-)
+NUMBER_WIDTH = 15.0
+TIMES = {"first token": "milliseconds to the first token", "all": "milliseconds to the whole answer"}
 
 
 @dataclass(frozen=True)
@@ -31,6 +29,11 @@ class Point:
     line: Line
     ms: float
     accuracy: float
+
+    @property
+    def place(self) -> tuple[float, float]:
+        """On a chart with a logarithmic time."""
+        return math.log10(self.ms), self.accuracy
 
     @property
     def name(self) -> str:
@@ -47,19 +50,15 @@ def frontier(points: Sequence[Point]) -> list[Point]:
     return out
 
 
-def points_of(board: Board, parts: tuple[str, ...] | None) -> list[Point]:
-    """The settings of a board that have a time and an overall accuracy."""
-    out = []
-    for line in board.lines:
-        ms = milliseconds(line, parts)
-        if ms is not None and line.entry.accuracy is not None:
-            out.append(Point(line, ms, line.entry.accuracy.value))
-    return out
+def points_of(board: Board, time: str) -> list[Point]:
+    """The settings of a board that have an overall accuracy, by one of their times."""
+    timed = [(line, line.milliseconds[time], line.entry.accuracy) for line in board.lines]
+    return [Point(line, ms, accuracy.value) for line, ms, accuracy in timed if ms > 0 and accuracy is not None]
 
 
 def frontier_markup(board: Board) -> str:
     """Both charts of a board, each with its frontier in words."""
-    figures = [_figure(board, label, points_of(board, parts)) for label, parts in TIMES]
+    figures = [_figure(board, label, points_of(board, time)) for time, label in TIMES.items()]
     return '<div class="charts">' + "\n".join(f for f in figures if f) + "</div>"
 
 
@@ -67,16 +66,14 @@ def _figure(board: Board, label: str, points: Sequence[Point]) -> str:
     if len(points) < 2:
         return ""
     best = frontier(points)
-    frame = Frame(360, 260, span([p.ms for p in points]), span([p.accuracy for p in points]))
+    frame = Frame(360, 260, span([math.log10(p.ms) for p in points]), span([p.accuracy for p in points]))
     shape = _shapes(board)
-    x_ticks = [(v, f"{v:g}") for v in round_ticks(frame.x)]
+    x_ticks = [(math.log10(v), f"{v:g}") for v in scale_ticks(frame.x)]
     y_ticks = [(v, f"{100 * v:g}%") for v in round_ticks(frame.y)]
-    marks = [frame.axes(x_ticks, label, y_ticks), frame.line([(p.ms, p.accuracy) for p in best], 'class="front"')]
+    marks = [frame.axes(x_ticks, label, y_ticks), frame.line([p.place for p in best], 'class="front"')]
     marks += [_mark(frame, p, shape(p.line), "point") for p in points if p not in best]
-    for number, p in enumerate(best, start=1):
-        x, y = frame.at(p.ms, p.accuracy)
-        marks.append(_mark(frame, p, shape(p.line), "point best"))
-        marks.append(f'<text x="{x - 6:.1f}" y="{y - 5:.1f}" class="end best">{number}</text>')
+    marks += [_mark(frame, p, shape(p.line), "point best") for p in best]
+    marks.append(_numbers(frame, best))
     words = "".join(f"<li>{escape(p.name)}: {p.accuracy:.1%} in {p.ms:.2f} ms</li>" for p in best)
     text = f"Accuracy of {len(points)} settings against {label}; the list below has those on the frontier."
     return (
@@ -96,17 +93,29 @@ def _shapes(board: Board) -> Callable[[Line], str]:
 
 
 def _mark(frame: Frame, point: Point, shape: str, kind: str) -> str:
-    x, y = frame.at(point.ms, point.accuracy)
+    x, y = frame.at(*point.place)
     drawn = shape.format(x=f"{x:.1f}", y=f"{y:.1f}", a=f' class="{kind}"')
     title = escape(f"{point.name}: {point.accuracy:.1%}, {point.ms:.2f} ms")
     return f"<g><title>{title}</title>{drawn}</g>"
 
 
+def _numbers(frame: Frame, best: Sequence[Point]) -> str:
+    """The numbers of the points on a frontier, but for those that would stand on another."""
+    out = []
+    free = 0.0
+    for number, point in enumerate(best, start=1):
+        x, y = frame.at(*point.place)
+        if x >= free:
+            out.append(f'<text x="{x - 5:.1f}" y="{y - 5:.1f}" class="end best">{number}</text>')
+            free = x + NUMBER_WIDTH
+    return "".join(out)
+
+
 def _legend(board: Board) -> str:
     keeps = [s.keep for s in board.summary.sections if s.keep is not None]
     shapes = [(SHAPES[n % len(SHAPES)], f"keep {keep}") for n, keep in enumerate(keeps)] + [(OTHER, "no keep")]
+    drawn = [(shape.format(x=6, y=6, a=' class="point"'), text) for shape, text in shapes]
     items = "".join(
-        f'<li><svg viewBox="0 0 12 12" aria-hidden="true">{s.format(x=6, y=6, a=" class=point")}</svg>{escape(t)}</li>'
-        for s, t in shapes
+        f'<li><svg viewBox="0 0 12 12" aria-hidden="true">{mark}</svg>{escape(text)}</li>' for mark, text in drawn
     )
     return f'<ul class="key">{items}</ul>'

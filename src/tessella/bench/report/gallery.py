@@ -73,10 +73,10 @@ def _splits(section: Section, kind: str, full: Measured | None) -> list[Disagree
     """The questions of a type on which the methods of a section disagree, the most telling first."""
     rivals = _rivals(section)
     out = []
-    for question in sorted(frozenset.intersection(*(frozenset(m.records) for m in rivals))):
+    for question in sorted(q for q in rivals[0].records if q[0] == kind and all(q in m.records for m in rivals)):
         right = [m for m in rivals if m.records[question].score >= RIGHT]
-        wrong = [m for m in rivals if m not in right]
-        if question[0] == kind and right and wrong:
+        wrong = [m for m in rivals if m.records[question].score < RIGHT]
+        if right and wrong:
             record = None if full is None else full.records.get(question)
             shown = (*right[:SIDE], *wrong[:SIDE])
             out.append(Disagreement(question, section, len(right), len(rivals), shown, record))

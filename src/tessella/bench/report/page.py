@@ -17,6 +17,8 @@ from .multiples import multiples_markup
 from .style import SCRIPT, STYLE
 from .tables import leaderboard_markup, table_markup
 
+OPEN = 8  # findings that are seen at once
+
 
 def report_page(title: str, boards: Sequence[Board], galleries: Sequence[Gallery]) -> str:
     """The page as text; a gallery for each board. Every word that comes from a ledger is escaped."""
@@ -58,10 +60,12 @@ def findings_markup(findings: Sequence[Finding]) -> str:
     """Findings as a list, the worst first."""
     if not findings:
         return '<p class="about">Nothing was found.</p>'
-    items = "\n".join(
-        f'<li class="{f.level}"><b>{f.level}</b>{escape(f.where)}: {escape(f.text)}</li>' for f in findings
-    )
-    return f'<ul class="findings">{items}</ul>'
+    items = [f'<li class="{f.level}"><b>{f.level}</b>{escape(f.where)}: {escape(f.text)}</li>' for f in findings]
+    markup = f'<ul class="findings">{"".join(items[:OPEN])}</ul>'
+    if len(items) > OPEN:
+        more = f'<ul class="findings">{"".join(items[OPEN:])}</ul>'
+        markup += f"<details><summary>{len(items) - OPEN} more</summary>{more}</details>"
+    return markup
 
 
 def _id(number: int, name: str) -> str:

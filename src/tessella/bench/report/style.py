@@ -16,7 +16,8 @@ table.board td, table.board th, table.plain td, table.plain th { padding: .35rem
 table.plain td { white-space: nowrap; }
 table.plain td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 8rem; }
 table.board th[scope=row] { color: inherit; font: .85rem/1.4 ui-monospace, monospace; white-space: normal;
-  overflow-wrap: anywhere; min-width: 8rem; max-width: 16rem; position: sticky; left: 0; background: var(--paper); }
+  overflow-wrap: anywhere; min-width: 8rem; max-width: 18rem; position: sticky; left: 0; background: var(--paper); }
+@media (min-width: 40rem) { table.board th[scope=row] { min-width: 14rem; } }
 table.board tr.reference > * { background: var(--band); }
 th button { all: unset; cursor: pointer; color: inherit; font: inherit; }
 th button::after { content: " ↕"; opacity: .45; }
@@ -40,10 +41,12 @@ pre { margin: .5rem 0; padding: .6rem .75rem; background: var(--band); border-ra
 dl { display: grid; grid-template-columns: minmax(6rem, max-content) 1fr; gap: .15rem 1rem; margin: .5rem 0;
   font-size: .9rem; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
-.charts { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); }
+.charts { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 30rem)); }
 .small { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 15rem), 1fr)); }
-.charts figure { max-width: 36rem; } .small figure h4 { margin: 0; font-family: inherit; }
+.small figure h4 { margin: 0; font-family: inherit; }
 .panels.kept { gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 15rem), 1fr)); }
+@media (max-width: 40rem) { .panels.kept { gap: .5rem; grid-template-columns: 1fr 1fr; }
+  .panels.kept figure { padding: .4rem; font-size: .85rem; } }
 figure > svg { display: block; width: 100%; height: auto; }
 ul.key li { display: flex; align-items: center; gap: .3rem; font-size: .85rem; } ul.key svg { width: .85rem; }
 figcaption p { margin: .25rem 0; font-size: .85rem; color: var(--soft); }
