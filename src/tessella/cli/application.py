@@ -11,7 +11,22 @@ import typer.core
 import typer.main
 
 from ..core.errors import TessellaError
-from . import ask, bench, calibrate, claims, compare, demo, diagnose, doctor, methods, report, show, tune
+from . import (
+    ask,
+    bench,
+    calibrate,
+    claims,
+    compare,
+    demo,
+    diagnose,
+    doctor,
+    export,
+    join,
+    methods,
+    report,
+    show,
+    tune,
+)
 
 PROGRAM = "tessella"
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # of whichever click typer is built on
@@ -60,7 +75,8 @@ def start(
         typer.echo(context.get_help())
 
 
-for module in (ask, compare, bench, report, claims, calibrate, tune, diagnose, methods, show, doctor, demo):
+COMMANDS = (ask, compare, bench, report, claims, export, join, calibrate, tune, diagnose, methods, show, doctor, demo)
+for module in COMMANDS:
     app.command(module.__name__.rsplit(".", 1)[-1], cls=getattr(module, "Command", None))(module.command)
 
 
