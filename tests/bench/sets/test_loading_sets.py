@@ -158,6 +158,22 @@ def test_unknown_sets_and_options_are_refused_with_the_closest():
         load_set("loading")
     with pytest.raises(InputError, match=r"^pope has no option 'ocr'; it has none\.$"):
         load_set("pope", ocr=True)
+    with pytest.raises(InputError, match=r"^textvqa has no option 'oct'; allowed: ocr\. Closest: 'ocr'\.?$"):
+        load_set("textvqa(oct=True)")
+    with pytest.raises(InputError, match=r"^textvqa: ocr must be of type bool; got 'yes'\.$"):
+        load_set("textvqa", ocr="yes")
+
+
+def test_options_stand_behind_the_name_too(write_set):
+    assert load_set("textvqa(ocr=True)") == load_set("textvqa", ocr=True) != load_set("textvqa()")
+    assert str(load_set("textvqa", ocr=True)) == "textvqa(ocr=True)"
+    assert str(load_set("textvqa", ocr=False)) == str(load_set("textvqa()")) == "textvqa"
+    row = {"question": "?", "answers": ["a"], "ocr_tokens": [], "image": picture("red")}
+    facts = load_set("textvqa(ocr=True)", write_set([row])).facts()
+    assert (facts["task"], facts["options"]) == ("textvqa(ocr=True) 1", {"ocr": True})
+    for text in ("textvqa(True)", "textvqa(ocr=", "textvqa(ocr=x)", "textvqa(ocr=True)(", "textvqa(*x)"):
+        with pytest.raises(InputError, match=r"^options of a set are written as in 'textvqa\(ocr=True\)'; got '"):
+            load_set(text)
 
 
 def test_columns_that_are_not_needed_are_kept(write_set):

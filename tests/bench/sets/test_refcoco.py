@@ -50,4 +50,5 @@ def test_metrics_and_facts(write_set, rows):
     assert task.metrics(given) == {"Acc@0.5": pytest.approx(1 / 3), "mean IoU": pytest.approx(1.4 / 3)}
     assert task.metrics([]) == {}
     assert task.facts()["options"] == {"thousandths": False}
-    assert load_set("refcoco", place, thousandths=True).facts() == {**task.facts(), "options": {"thousandths": True}}
+    told = {"task": "refcoco(thousandths=True) 1", "options": {"thousandths": True}}
+    assert load_set("refcoco", place, thousandths=True).facts() == {**task.facts(), **told}

@@ -28,8 +28,9 @@ class HubSet(Task):
     """A public set, read from the hub or from a copy at `data` (a folder like the repository, or a file of its rows).
 
     A set freezes what stands below and overrides `prompt`, `truth` and `score`, where needed also `kind`, `order`,
-    `look` and `metrics`. Its options are further fields. `revision` is the commit of the repository; the organisation
-    that holds most of them was called lmms-lab before, and the hub forwards the old names.
+    `look` and `metrics`. Its options are further fields, with None as the default of paths only. `revision` is the
+    commit of the repository, "main" where none could be frozen. The organisation that holds most of them was called
+    lmms-lab before; the hub forwards the old names.
 
     Raises InputError, naming the set, when its rows are first needed and cannot be had.
     """
@@ -100,11 +101,19 @@ class HubSet(Task):
             out |= {f"{self.metric}, {kind}": float(np.mean(scores)) for kind, scores in kinds.items()}
         return out
 
+    def __str__(self) -> str:
+        """The name with the options that are not as by default, as `load_set` reads it, but for paths to files."""
+        told = {
+            f.name: getattr(self, f.name) for f in _options_of(self) if f.default not in (None, getattr(self, f.name))
+        }
+        return f"{self.id}({', '.join(f'{name}={value!r}' for name, value in told.items())})" if told else self.id
+
     def facts(self) -> dict[str, Any]:
         """Of the data: where it is from, and a digest of all that is read but the pictures; and all options."""
-        options = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "data"}
+        options = {f.name: getattr(self, f.name) for f in _options_of(self)}
         return {
             **super().facts(),
+            "task": f"{self} {self.version}",
             "data": str(self.source) if self.data is None else "a copy",
             "rows": self._numbered[1],
             **({"options": options} if options else {}),
@@ -139,3 +148,7 @@ class HubSet(Task):
                 found.setdefault(self.kind(row), []).append((self.order(row), index))
                 index += 1
         return {kind: [i for _, i in sorted(members)] for kind, members in found.items()}, digest.hexdigest()[:16]
+
+
+def _options_of(task: HubSet) -> list[dataclasses.Field[Any]]:
+    return [field for field in dataclasses.fields(task) if field.name != "data"]

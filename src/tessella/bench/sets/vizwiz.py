@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 
 from .loading import SHORT_ANSWER, HubSet, Row
 from .scoring.vqa_accuracy import vqa_accuracy
@@ -33,8 +32,8 @@ class VizWiz(HubSet):
     instruction = f"When the provided information is insufficient, respond with 'Unanswerable'.\n{SHORT_ANSWER}"
 
     def kind(self, row: Row) -> str:
-        most = [answer for answer, _ in Counter(row["answers"]).most_common(1)]
-        return UNANSWERABLE if most == [UNANSWERABLE] else "answerable"
+        most = max(row["answers"], key=row["answers"].count, default="")
+        return UNANSWERABLE if most == UNANSWERABLE else "answerable"
 
     def prompt(self, row: Row) -> str:
         return f"{row['question'].capitalize()}\n{self.instruction}"
