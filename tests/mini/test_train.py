@@ -7,9 +7,11 @@ import torch
 
 from tessella.mini.lessons import LENGTH, PREFIX, draw_batch
 from tessella.mini.model import save
-from tessella.mini.train import Trainer, parse, shorten, shrink, split_batch
+from tessella.mini.shrinking import shrink
+from tessella.mini.train import Trainer, parse, shorten, split_batch
 
 STEPS = ["--look", "4", "--talk", "8", "--size", "4", "--polish", "3", "--focus", "2", "--finish", "5"]
+STEPS += ["--contexts", "3", "--settle", "4"]
 
 
 def _trainer(*more: str) -> Trainer:
@@ -38,18 +40,18 @@ def test_a_run_from_a_checkpoint_equals_a_run_without_a_break(tmp_path: Path) ->
 def test_stages_follow_each_other_and_rates_fall() -> None:
     trainer = _trainer()
     seen, rates = [], []
-    for trainer.step in range(26):
+    for trainer.step in range(33):
         stage, step = trainer.find_stage()
         seen.append((stage.name, step))
         rates.append(trainer.set_rate(stage, step))
-    lengths = {"look": 4, "talk": 8, "size": 4, "polish": 3, "focus": 2, "finish": 5}
+    lengths = {"look": 4, "talk": 8, "size": 4, "polish": 3, "focus": 2, "finish": 5, "contexts": 3, "settle": 4}
     assert seen == [(name, step) for name, length in lengths.items() for step in range(length)]
     assert rates[12:16] == sorted(rates[12:16], reverse=True)
     assert rates[15] < 0.3 * rates[12]
     trainer.set_rate(trainer.stages[1], 0)
     encoder, rest = (group["lr"] for group in trainer.optimizers[1].param_groups[::-1])
     assert encoder == 0.3 * rest
-    trainer.step = 26
+    trainer.step = 33
     assert trainer.find_stage() is None
 
 
@@ -90,14 +92,17 @@ def test_the_encoder_learns_alone_again_from_saved_weights(tmp_path: Path) -> No
 
 
 def test_a_smaller_picture_moves_what_stands_behind_it() -> None:
+    trainer = _trainer()
     batch = next(
-        b for b in (draw_batch(_trainer().processor.tokenizer, f"s/{i}", 2) for i in range(9)) if b.segments.any()
+        b for b in (draw_batch(trainer.processor.tokenizer, f"s/{i}", 2) for i in range(9)) if b.segments.any()
     )
     tensors = {name: torch.from_numpy(value) for name, value in vars(batch).items()}
     ids, positions, segments = shorten(tensors, 12)
     assert ids.shape == positions.shape == segments.shape == (2, LENGTH - 184)
     assert positions[0, :14].tolist() == list(range(14))
     assert torch.equal(ids[:, 14:], tensors["input_ids"][:, PREFIX:])
+    assert trainer.processor.decode(ids[0, :14]) == "<s><user>" + 12 * "<image>"
+    assert torch.equal(segments[:, 14:], tensors["segments"][:, PREFIX:])
     before, after = tensors["positions"][:, PREFIX:], positions[:, 14:]
     early = before < PREFIX
     assert early.any()
