@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from ..task import Answered
+from ..task import Answered, Task
 from .clips import VideoSet
 
 
@@ -19,7 +17,7 @@ class MLVU(VideoSet):
     Prompt   the question with its options as the set has them and the opening of the answer, "Best option: (", as
              lmms-eval's task `mlvu_dev` has it
     Score    accuracy; the letter in front of the first ")" or the whole answer, by the rule of the authors' evaluation
-    Metrics  M-Avg: the mean over tasks of the accuracy; and that of each task
+    Metrics  M-Avg, the mean over tasks of the accuracy; accuracy over all questions, and over each task
     Differs  a full stop behind a lone letter is no mistake
     """
 
@@ -38,8 +36,5 @@ class MLVU(VideoSet):
         return float((before[-1:] if bracket else answer.strip(" .")) == truth)
 
     def metrics(self, answers: Sequence[Answered]) -> dict[str, float]:
-        kinds = [kind for kind in self.first_kinds if any(a.kind == kind for a in answers)]
-        shares = {kind: float(np.mean([a.score for a in answers if a.kind == kind])) for kind in kinds}
-        if not shares:
-            return {}
-        return {"M-Avg": float(np.mean(list(shares.values()))), **{f"accuracy, {k}": v for k, v in shares.items()}}
+        over_tasks = list(Task.metrics(self, answers).values())
+        return {"M-Avg": over_tasks[0], **super().metrics(answers)} if over_tasks else {}
