@@ -31,7 +31,10 @@ MAY = {
         {"core", "ops", "models", "engine", "pictures", "samples", "calibration", "instruments", "__version__"},
         TENSORS | {"PIL", "matplotlib", "scipy"},
     ),
-    "bench": ({"core", "models", "engine", "mini", "app", "instruments", "bench", "loading", "__version__"}, TENSORS),
+    "bench": (
+        {"core", "models", "engine", "mini", "app", "instruments", "bench", "loading", "__version__"},
+        TENSORS | {"PIL", "av", "datasets", "huggingface_hub", "pyarrow", "ray"},
+    ),
 }
 
 
