@@ -35,6 +35,10 @@ MAY = {
         {"core", "models", "engine", "mini", "app", "instruments", "bench", "loading", "__version__"},
         TENSORS | {"PIL", "av", "datasets", "huggingface_hub", "pyarrow", "ray"},
     ),
+    "tuning": (
+        {"core", "models", "engine", "samples", "app", "bench", "calibration", "tuning", "__version__"},
+        TENSORS | {"optuna"},
+    ),
 }
 
 
@@ -83,7 +87,7 @@ def test_methods_do_not_import_each_other() -> None:
 def test_only_commands_import_the_bench() -> None:
     """And of what commands do, the bench uses the making of prompts only."""
     users = {part_of(p) for p in FILES if any(n.startswith("tessella.bench") for n in imports(p))}
-    assert users == {"bench", "app", "cli"}
+    assert users == {"bench", "tuning", "app", "cli"}
     taken = {n for p in FILES if part_of(p) == "bench" for n in imports(p) if n.startswith("tessella.app")}
     assert {n.rsplit(".", 1)[0] for n in taken} == {"tessella.app.prompting"}
 
