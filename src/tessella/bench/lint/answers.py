@@ -19,7 +19,7 @@ YES_NO = {"yes", "no"}
 def check_yes_bias(measured: Sequence[Measured], seed: int = 0, resamples: int = 2000) -> Iterator[Finding]:
     """Methods with a picture that say 'yes' far more, or far less, often than it is right; all keeps together."""
     groups: dict[tuple[str, int, float], dict[str, float]] = {}
-    for m in measured:
+    for m in sorted(measured, key=lambda m: (m.method, -m.average("tokens_kept"))):
         asked = [(q, r) for q, r in sorted(m.records.items()) if r.truth.lower() in YES_NO]
         if not asked or m.method == BLIND:
             continue
