@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from tessella.mini.prompts import ALL_KINDS, draw_prompt
-from tessella.mini.questions import KINDS, VARIANTS, draw_sample, sample
+from tessella.mini.questions import KINDS, draw_sample, sample
+from tessella.mini.variants import VARIANTS
 from tessella.mini.world import WORLD_VERSION
 
 DIGESTS = {  # of seeds 0 to 4, both splits; a version keeps what those before it drew

@@ -1,6 +1,7 @@
 """Measure the shipped weights on fresh pictures: `python -m tessella.mini.evaluate --per-type 2000`.
 
-Greedy decoding, exact match, all visual tokens; `--blind` leaves the picture out of the prompt.
+Greedy decoding, exact match, all visual tokens; `--blind` leaves the pictures out of the prompt, `--kinds all` asks
+about contexts of several pictures and clips too, `--variant crowded` about crowded pictures.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from tessella.mini import path
 from tessella.mini.clips import CLIP_KINDS
 from tessella.mini.contexts import CONTEXT_KINDS, Prompt
 from tessella.mini.prompts import ALL_KINDS, draw_prompt
-from tessella.mini.questions import KINDS, VARIANTS, Sample
+from tessella.mini.questions import KINDS, Sample
+from tessella.mini.variants import VARIANTS
 from tessella.mini.world import WORLD_VERSION
 
 BATCH = 50

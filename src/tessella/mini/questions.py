@@ -9,14 +9,13 @@ from random import Random
 
 from PIL import Image
 
+from tessella.mini.variants import VARIANTS
 from tessella.mini.world import (
     COLOURS,
-    PLAIN_SIZES,
     SHAPES,
     SIDE,
     Item,
     Scene,
-    Sizes,
     Spec,
     check_split,
     draw_scene,
@@ -77,30 +76,6 @@ class Plan:
     taboo: Taboo
 
 
-@dataclass(frozen=True)
-class Variant:
-    """How pictures look: the fewest and most objects in one (None: as the kind has it), and their sizes."""
-
-    objects: tuple[int, int] | None = None
-    sizes: Sizes = PLAIN_SIZES
-
-    def extras(self, plan: Plan) -> tuple[int, int]:
-        """The fewest and most objects beside those of the plan."""
-        if self.objects is None:
-            return plan.low, plan.high
-        low, high = (max(0, number - len(plan.specs)) for number in self.objects)
-        return low, high
-
-
-VARIANTS = {  # sizes stay within those of the plain pictures, on which the model is trained
-    "plain": Variant(),
-    "sparse": Variant((1, 2)),
-    "crowded": Variant((8, 9)),
-    "small": Variant(sizes=Sizes((16, 18), (20,), (12,))),
-    "large": Variant(sizes=Sizes((26, 28), (28,), (15, 16))),
-}
-
-
 def sample(kind: str, seed: int, split: str = "test", variant: str = "plain") -> Sample:
     """Picture, question and answer, always the same for the same arguments."""
     name = f"{split}/{kind}/{seed}" if variant == "plain" else f"{split}/{kind}/{seed}/{variant}"
@@ -119,7 +94,7 @@ def draw_sample(kind: str, rng: Random, split: str, variant: str = "plain") -> t
     answer = rng.choice(ANSWERS[kind]) if ANSWERS[kind] else draw_word(rng, split)
     while True:
         plan = _COMPOSE[kind](rng, answer, split)
-        low, high = look.extras(plan)
+        low, high = look.extras(len(plan.specs), plan.low, plan.high)
         specs = plan.specs + draw_extras(rng, split, low, high, plan.taboo, plan.specs)
         scene = draw_scene(rng, specs, split, look.sizes)
         if scene is not None:

@@ -1,17 +1,25 @@
 """Train the embedded model: `python -m tessella.mini.train`. Interrupt it at will, start it again, it goes on.
 
-Six stages: `look` teaches the encoder alone what each patch shows; `talk` trains everything on packed questions, with
+Eight stages: `look` teaches the encoder alone what each patch shows; `talk` trains everything on packed questions, with
 the labels of the first stage as auxiliary losses; `size` does the same while some of the pictures are made smaller and
 the learning rate falls to zero; `polish` is a second, shorter fall with more of what is still wrong. `focus` and
-`finish` are `look` and `polish` again with crowds, for digits and counts. No visual token is ever dropped from a
-question about a picture: the model has not seen what reductions do. Some questions have no picture at all, so that the
-model answers within their type there too.
+`finish` are `look` and `polish` again with crowds, for digits and counts. `contexts` and `settle` freeze the encoder,
+so that whatever was trained on it stays valid, and teach the rest several pictures and clips, half of the time single
+pictures as before; most pictures of contexts are small at first, because they cost a fifth. No visual token is ever
+dropped from a question about a picture: the model has not seen what reductions do. Some questions have no picture at
+all, so that the model answers within their type there too.
 
 `weights/training_log.jsonl` is the log of the shipped weights. They were trained in several sittings, and it keeps
-three things that this recipe no longer does: the encoder's matrices learned by AdamW in `look`; the first half of
-`talk` (to step 2,260) had a rate of 1.5e-3 for all weights, which was too high: the loss stood still; and `focus`
-started from the saved weights in bfloat16 (`--start`, so its steps count from 0 again), with fresh optimisers and
-heads. `finish` was planned with 2,600 steps and cut to 1,700 after 910 of them.
+four things that this recipe no longer does: the encoder's matrices learned by AdamW in `look`; the first half of
+`talk` (to step 2,260) had a rate of 1.5e-3 for all weights, which was too high: the loss stood still; in front of a
+smaller picture stood two placeholders in place of the start and the user's mark; and `focus` started from the saved
+weights in bfloat16 (`--start`, so its steps count from 0 again), with fresh optimisers and heads. `finish` was planned
+with 2,600 steps and cut to 1,700 after 910 of them.
+
+To teach an existing model contexts alone, start from its weights with no steps of the first six stages:
+
+    python -m tessella.mini.train --start src/tessella/mini/weights --look 0 --talk 0 --size 0 --polish 0 --focus 0 \\
+        --finish 0 --run runs/contexts --snapshot runs/contexts/snapshot
 """
 
 from __future__ import annotations
