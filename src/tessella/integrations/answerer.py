@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from transformers import DynamicCache
 
 from ..app.prompting import read_prompts
+from ..core.cards import Positions
 from ..core.errors import InputError
+from ..core.pipeline import Pipeline
 from ..engine.apply import reduce
 from ..engine.run import Run
 from ..loading import load, load_text_tower
 from .conversations import Prompt
-from .decoding import Decoding
+from .decoding import Decoding, read_decoding
 from .model_args import ModelArgs
 
 Asked = tuple[Prompt, Decoding]
@@ -54,20 +55,13 @@ class Tally:
 
 
 class Answerer:
-    """A model, its processor and a pipeline, as the arguments of a plug-in say.
+    """A loaded model under one pipeline. Raises what `tessella.reduce` raises, before any prompt is read."""
 
-    Raises what `tessella.load` and `tessella.reduce` raise, before any prompt is read.
-    """
-
-    def __init__(self, args: ModelArgs) -> None:
-        self.model, self.processor = load(args.pretrained, args.dtype, args.device)
-        if args.attn_implementation is not None:
-            self._attend_by(args.attn_implementation)
-        self.pipeline = args.resolved()
-        self._tower = load_text_tower(args.text_tower, args.device) if args.text_tower else None
-        self._positions = args.positions
-        reads = inspect.signature(self.model.forward).parameters
-        self._cache_name = "cache" if "cache" in reads else "past_key_values"  # until transformers 5.24
+    def __init__(
+        self, model: Any, processor: Any, pipeline: Pipeline, positions: Positions | None = None, text_tower: Any = None
+    ) -> None:
+        self.model, self.processor, self.pipeline = model, processor, pipeline
+        self._positions, self._tower = positions, text_tower
         self.tally = Tally()
         self._run()
 
@@ -94,24 +88,26 @@ class Answerer:
     def loss(self, prompt: Prompt, answer: str) -> tuple[float, bool]:
         """Mean negative log-likelihood of an answer's tokens, and whether greedy decoding would write it.
 
-        The pipeline decides on the prompt alone, as it does when the model writes; the answer is read after that, on
-        the cache. Raises InputError for an answer without tokens.
+        The pipeline decides on the prompt alone, as it does when the model writes: the answer is written token by token
+        instead of what the model prefers. Raises InputError for an answer without tokens.
         """
         ids = self._answer_ids(prompt.text, answer)
-        inputs = self._inputs([prompt], ids.shape[1])
-        run = self._run()
+        inputs = self._inputs([prompt], len(ids))
         start = time.perf_counter()
-        cache = {self._cache_name: DynamicCache(config=self.model.config.get_text_config(decoder=True))}
+        run = self._run()
         with run, torch.inference_mode():
-            logits = [self.model(**inputs, **cache, use_cache=True).logits[:, -1:]]
-            if ids.shape[1] > 1:
-                mask = torch.cat([inputs["attention_mask"], torch.ones_like(ids[:, 1:])], dim=1)
-                logits.append(self.model(input_ids=ids[:, :-1], attention_mask=mask, **cache).logits)
+            out = self.model.generate(
+                **inputs,
+                **read_decoding({"max_new_tokens": len(ids), "min_new_tokens": len(ids)}).options,
+                logits_processor=[_Dictation(ids)],
+                output_logits=True,
+                return_dict_in_generate=True,
+            )
         self.tally.seconds += time.perf_counter() - start
         self._count(run, inputs)
-        scores = torch.cat(logits, dim=1).float()
-        loss = torch.nn.functional.cross_entropy(scores[0], ids[0])
-        return float(loss), bool((scores.argmax(dim=-1) == ids).all())
+        logits = torch.cat(out.logits).float()
+        loss = torch.nn.functional.cross_entropy(logits, ids)
+        return float(loss), bool((logits.argmax(dim=-1) == ids).all())
 
     def _run(self) -> Run:
         return reduce(
@@ -120,20 +116,21 @@ class Answerer:
 
     def _inputs(self, prompts: Sequence[Prompt], max_new_tokens: int) -> Any:
         more: dict[str, Any] = {}
-        if any(p.clips for p in prompts):
-            more["videos"] = [[list(c.pictures) for c in p.clips] for p in prompts]
-            more["video_metadata"] = [[c.facts for c in p.clips] for p in prompts]
+        clips = [clip for prompt in prompts for clip in prompt.clips]
+        if clips:
+            more["videos"] = [np.stack([np.asarray(picture) for picture in clip.pictures]) for clip in clips]
+            more["video_metadata"] = [clip.facts for clip in clips]
             more["do_sample_frames"] = False
         pictures = [p.pictures for p in prompts]
         return read_prompts(self.model, self.processor, [p.text for p in prompts], pictures, max_new_tokens, **more)
 
     def _answer_ids(self, prompt: str, answer: str) -> torch.Tensor:
-        """The tokens [1, A] that an answer adds to a prompt's, [1, N]."""
+        """The tokens [A] that an answer adds to a prompt's."""
         tokenizer = self.processor.tokenizer
         before, after = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, prompt + answer))
         if len(after) <= len(before):
             raise InputError(f"the answer {answer!r} adds no tokens to its prompt, so it has no likelihood.")
-        return torch.tensor([after[len(before) :]], device=self.model.device)
+        return torch.tensor(after[len(before) :], device=self.model.device)
 
     def _count_written(self, new: torch.Tensor) -> list[int]:
         """Tokens of each row up to its end, which is not counted."""
@@ -149,18 +146,40 @@ class Answerer:
         last = run.report.last
         if last is None:  # no pictures
             return [int(n) for n in there]
-        visual, kept = ([sum(row) for row in rows] for rows in (last.tokens_in, last.tokens_kept))
+        beams = len(last.tokens_in) // len(there)  # each row is repeated for them
+        visual, kept = ([sum(row) for row in rows[::beams]] for rows in (last.tokens_in, last.tokens_kept))
         self.tally.visual += sum(visual)
         self.tally.kept += sum(kept)
-        self.tally.layers_kept += sum(n * ratio for n, ratio in zip(visual, last.mean_keep_ratios, strict=True))
+        self.tally.layers_kept += sum(
+            n * ratio for n, ratio in zip(visual, last.mean_keep_ratios[::beams], strict=True)
+        )
         return [int(n - v + k) for n, v, k in zip(there, visual, kept, strict=True)]
 
-    def _attend_by(self, name: str) -> None:
+
+class _Dictation:
+    """A logits processor for one call of `generate`, which then writes the tokens `ids` [A]."""
+
+    def __init__(self, ids: torch.Tensor) -> None:
+        self._left = iter(ids)
+
+    def __call__(self, _: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        dictated = torch.full_like(scores, -float("inf"))
+        dictated[:, next(self._left)] = 0.0
+        return dictated
+
+
+def load_answerer(args: ModelArgs) -> Answerer:
+    """Load what the arguments of a plug-in say. Raises what `tessella.load` and `tessella.reduce` raise."""
+    model, processor = load(args.pretrained, args.dtype, args.device)
+    name = args.attn_implementation
+    if name is not None:
         try:
-            self.model.set_attn_implementation(name)
+            model.set_attn_implementation(name)
         except (ImportError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"attn_implementation={name!r} cannot be used here: {reason}") from error
+    tower = load_text_tower(args.text_tower, args.device) if args.text_tower else None
+    return Answerer(model, processor, args.resolved(), args.positions, tower)
 
 
 def in_batches(asked: Iterable[Asked], size: int) -> Iterator[tuple[list[int], list[Prompt], Decoding]]:

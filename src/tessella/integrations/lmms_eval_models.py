@@ -13,7 +13,7 @@ from lmms_eval.models.model_utils.gen_metrics import log_metrics
 from tqdm import tqdm
 
 from ..core.errors import UnsupportedError
-from .answerer import Answerer, Tally
+from .answerer import Tally, load_answerer
 from .conversations import Message, Prompt, Writer
 from .decoding import read_decoding
 from .model_args import read_model_args
@@ -28,7 +28,7 @@ class _Tessella(lmms):
     def __init__(self, **given: Any) -> None:
         super().__init__()
         args = read_model_args({"device": _own_device(), **given})
-        self._answerer = Answerer(args)
+        self._answerer = load_answerer(args)
         self._writer = Writer(self._answerer.processor, args.max_num_frames, args.system_prompt)
         self.batch_size = args.batch_size
         self.device = self._answerer.model.device
