@@ -38,8 +38,10 @@ def test_unequal_counts_name_what_is_lacking(small_bench):
     rows = [
         *(row for row in small_bench if row[0].pipeline != "poor:1/4" or row[1].number < 30),
         *rows_of("other:1/4", {"colour": "1" * 10}, first=35),
+        *rows_of("extra:1/4", both("1" * 42)),
     ]
-    short, other = of_rule(rows, "counts")
+    extra, short, other = of_rule(rows, "counts")
+    assert (extra.where, extra.text) == ("extra:1/4", "lacks 0 of the 80 questions of none, with 4 others")
     assert (short.level, short.where) == ("warning", "poor:1/4")
     assert short.text == "lacks 20 of the 80 questions of none"
     assert short.numbers == {"lacking": 20, "more": 0, "questions": 80, "settings": 1}

@@ -106,4 +106,4 @@ def leaderboard(lines: Sequence[Line], title: str) -> Table:
     """The main columns as text."""
     columns = [c for c in COLUMNS if c.head in IN_A_TERMINAL]
     rows = tuple(tuple(c.text(line) for c in columns) for line in lines)
-    return Table(title, tuple(c.head for c in columns), rows, (2, 3, 6, 7))
+    return Table(title, tuple(c.head for c in columns), rows, (2, 3, 5, 6))

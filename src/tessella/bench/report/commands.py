@@ -49,4 +49,4 @@ def _questions(measured: Measured) -> list[tuple[str, int, list[tuple[str, int]]
     for question in sorted(measured.records):
         seed = max(0, question[1] - SEED_OFFSET) // SEED_STRIDE if task == Embedded.id else 0
         by_seed.setdefault(seed, []).append(question)
-    return [(task, seed, questions) for seed, questions in by_seed.items()]
+    return [(task, seed, questions) for seed, questions in sorted(by_seed.items())]

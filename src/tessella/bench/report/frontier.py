@@ -57,9 +57,9 @@ def points_of(board: Board, time: str) -> list[Point]:
 
 
 def frontier_markup(board: Board) -> str:
-    """Both charts of a board, each with its frontier in words."""
+    """Both charts of a board, each with its frontier in words; empty where there is no time to compare."""
     figures = [_figure(board, label, points_of(board, time)) for time, label in TIMES.items()]
-    return '<div class="charts">' + "\n".join(f for f in figures if f) + "</div>"
+    return f'<div class="charts">{"".join(figures)}</div>' if any(figures) else ""
 
 
 def _figure(board: Board, label: str, points: Sequence[Point]) -> str:

@@ -69,7 +69,7 @@ def findings_markup(findings: Sequence[Finding]) -> str:
 
 
 def _id(number: int, name: str) -> str:
-    return f"board-{number}-{name.split()[0].lower()}"
+    return f"board-{number}-{name.lower().replace(' ', '-')}"
 
 
 def _keeps(number: int, board: Board) -> str:
