@@ -9,7 +9,6 @@ from typing import Any, Literal
 from ...core.errors import InputError, TessellaError
 from ...core.pipeline import parse
 from ..records import Record, Setting
-from ..regions import Thirds
 from ..statistics import Question
 from ..summary import check_comparable, collect
 
@@ -73,8 +72,8 @@ def gather(
     rows: Sequence[tuple[Setting, Record]],
     needed: Collection[str] | None = None,
     *,
-    thirds: Mapping[str, Mapping[Question, Thirds]] | None = None,
-    dominance: Mapping[str, Mapping[Question, float]] | None = None,
+    thirds: By | None = None,
+    dominance: By | None = None,
     num_layers: int | None = None,
     abilities: frozenset[str] | None = None,
 ) -> Evidence:
@@ -93,5 +92,8 @@ def gather(
         if details.setdefault(name, m.setting.details) != m.setting.details:
             raise InputError(f"{name} is there under several settings; one ledger for each is needed to judge claims.")
         scores.setdefault(name, {}).update({q: r.score for q, r in m.records.items()})
-    named = ({canonical(p): values for p, values in (of or {}).items()} for of in (thirds, dominance))
-    return Evidence(scores, *named, num_layers, abilities)
+    return Evidence(scores, _by_meaning(thirds), _by_meaning(dominance), num_layers, abilities)
+
+
+def _by_meaning(measured: By | None) -> By:
+    return {canonical(pipeline): values for pipeline, values in (measured or {}).items()}

@@ -49,7 +49,7 @@ def _pairs(claim: Claim) -> str:
     groups: dict[str, list[str]] = {}
     for first, second in claim.comparisons:
         groups.setdefault(_written(second), []).append(_written(first))
-    if len(groups) > 1 and len({first for first, _ in claim.comparisons}) == 1:
+    if len({first for first, _ in claim.comparisons}) == 1:
         return f"{_written(claim.comparisons[0][0])} {sign} " + ", ".join(groups)
     return "; ".join(f"{', '.join(firsts)} {sign} {second}" for second, firsts in groups.items())
 
@@ -79,7 +79,7 @@ def methods_table(verdicts: Sequence[Verdict]) -> Table:
     """One row for each method and claim about it, with the verdict, then ours about all, then baselines without any."""
     about = [(method, v) for method in methods(baseline=False) for v in verdicts if method in v.claim.about]
     about += [(ALL, v) for v in verdicts if not v.claim.about]
-    rows = [(method, v.claim.id, v.status, _outcome(v)) for method, v in about]
+    rows: list[tuple[str, ...]] = [(method, v.claim.id, v.status, _outcome(v)) for method, v in about]
     rows += [(method, NOTHING, BASELINE, RIVAL) for method in methods(baseline=True)]
     return Table("Verdict for every method", ("method", "claim", "verdict", "came out"), tuple(rows))
 
