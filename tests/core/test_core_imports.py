@@ -32,7 +32,7 @@ MAY = {
         TENSORS | {"PIL", "matplotlib", "scipy"},
     ),
     "bench": (
-        {"core", "models", "engine", "mini", "app", "instruments", "bench", "loading", "__version__"},
+        {"core", "models", "engine", "mini", "pictures", "app", "instruments", "bench", "loading", "__version__"},
         TENSORS | {"PIL", "av", "datasets", "huggingface_hub", "pyarrow", "ray"},
     ),
     "tuning": (
