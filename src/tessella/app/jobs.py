@@ -146,17 +146,21 @@ def run_bench(
     tell: Callable[[Progress], None] | None = None,
     job: str = "bench",
     cluster: Cluster | None = None,
+    timed: Callable[[int, int], None] | None = None,
 ) -> Summary:
     """Measure what `request` asks for in the ledger `out`, going on where it stopped; returns the comparison.
 
     `say` receives notes, `tell` the progress; jobs of other names may work on the same ledger. With a `cluster` its
-    workers answer, each with a model of its own. Nothing is written before the request is known to be possible. Ctrl-C
-    raises KeyboardInterrupt with a line on how to go on.
+    workers answer, each with a model of its own. With `timed`, which is told of rounds, a timing pass follows. Nothing
+    is written before the request is known to be possible. Ctrl-C raises KeyboardInterrupt with a line on how to go on.
     """
     from ..bench.ledger import Ledger
     from ..bench.summary import summarize
+    from ..bench.timing_pass import time_work
 
     request.check()
+    if cluster is not None and timed is not None:
+        raise InputError("a timing pass needs this machine to itself: run it without a cluster, on the same ledger.")
     if cluster is not None:
         cluster.check()
     with Ledger(out, job) as ledger, _plan(request, source, cluster) as (work, run):
@@ -165,6 +169,8 @@ def run_bench(
         try:
             for note in run(work, ledger, tell):
                 say(note)
+            if timed is not None:
+                time_work(work, ledger, tell=timed)
         except KeyboardInterrupt:
             there = len(ledger.done(work.settings))
             raise KeyboardInterrupt(

@@ -201,6 +201,12 @@ def read_ledger(path: str | Path) -> list[tuple[Setting, Record]]:
         return list(read_records(connection))
 
 
+def read_settings(path: str | Path) -> dict[str, Setting]:
+    """Every setting of a ledger by its key. Raises InputError like `Ledger`."""
+    with _opened_to_read(path) as connection:
+        return {key: Setting(**json.loads(text)) for key, text in connection.execute("SELECT key, json FROM settings")}
+
+
 def read_timings(path: str | Path) -> dict[tuple[str, int], dict[str, Any]]:
     """The last timing pass over each (setting, batch size). Raises InputError like `Ledger`."""
     with _opened_to_read(path) as connection:
@@ -236,4 +242,4 @@ def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 
-__all__ = ["LEDGER_VERSION", "PARTS", "Done", "Item", "Ledger", "read_ledger", "read_timings"]
+__all__ = ["LEDGER_VERSION", "PARTS", "Done", "Item", "Ledger", "read_ledger", "read_settings", "read_timings"]

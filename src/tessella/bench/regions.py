@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from ..core.errors import InputError
+from .embedded import Embedded
 from .statistics import Bootstrap, Question
 from .tables import Table, percent
-from .embedded import Embedded
 
 THIRDS = ("top", "middle", "bottom")
 BATCH = 40  # pictures read at once

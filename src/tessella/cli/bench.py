@@ -67,6 +67,10 @@ def command(
         ),
     ] = None,
     ray_cpus: Annotated[int, typer.Option(metavar="N", help="CPUs of each worker, where the cluster has no GPU.")] = 2,
+    time: Annotated[
+        bool,
+        typer.Option("--time", help="Time every setting afterwards, at batch 1 and 8; the machine should be idle."),
+    ] = False,
     settings: Settings = None,
     out: Annotated[
         str, typer.Option(metavar="FILE", help="The SQLite ledger of all answers; one that is there is continued.")
@@ -83,6 +87,7 @@ def command(
     """
     from ..app.jobs import Source, run_bench
     from ..bench.cluster import Cluster
+    from ..bench.efficiency import tables_of_times
     from ..bench.runner import Request
     from .output import print_json, print_note, print_table, quiet_libraries
     from .progress import Reporter
@@ -91,11 +96,20 @@ def command(
     request = Request(methods, keep, types, limit, stage, seed, batch, only, task, data, shard, share)
     cluster = None if ray is None else Cluster(ray, ray_cpus)
     with Reporter() as reporter:
-        summary = run_bench(request, Source(model, dtype, device), out, print_note, reporter, job, cluster)
+        summary = run_bench(
+            request,
+            Source(model, dtype, device),
+            out,
+            print_note,
+            reporter,
+            job,
+            cluster,
+            reporter.advance if time else None,
+        )
     if json:
         print_json(summary.to_dict())
         return
-    for table in summary.tables():
+    for table in [*summary.tables(), *tables_of_times(out)]:
         print(table.title)
         print_table(table.heads, table.rows, right=table.right)
         print()
