@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,9 +38,6 @@ class Judgement:
         tables = [{"title": t.title, "heads": t.heads, "rows": t.rows} for t in self.tables]
         verdicts = [v.to_dict() for v in self.verdicts]
         return {"run": describe_run(), "claims": verdicts, "tables": tables, "notes": self.notes}
-
-    def to_json(self) -> str:
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def judge(
