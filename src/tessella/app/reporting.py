@@ -91,9 +91,8 @@ def _check_model(board: Board, model: Any, name: str) -> None:
     mine = identify_model(model, name)
     details = board.settings[0].details
     if any(mine.get(fact) != details.get(fact) for fact in SAME_MODEL):
-        raise InputError(
-            f"{name!r} has other weights than the model that answered ({details.get('model')!r}); name it."
-        )
+        theirs = details.get("model")
+        raise InputError(f"{name!r} has other weights than the model that answered ({theirs!r}); give --model.")
 
 
 def _find_task(board: Board, data: str | None) -> Task:
