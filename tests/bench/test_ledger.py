@@ -293,6 +293,17 @@ def test_what_a_dead_job_had_taken_is_free(path):
         assert ledger.take(wanted) == wanted
 
 
+def test_what_a_dead_job_of_the_same_name_had_taken_is_free(path):
+    wanted = [Item("k", "digit", 0, (0, 1))]
+    with Ledger(path) as ledger:
+        ledger.begin(SETTINGS, {})
+        ledger.take(wanted)
+    change(path, "INSERT INTO taken VALUES ('k', 'digit', 0, 'bench')")  # as if it had not given it back
+    with Ledger(path) as ledger:
+        ledger.begin(SETTINGS, {})
+        assert ledger.take(wanted) == wanted
+
+
 @pytest.mark.parametrize("name", ["", "a b", "../up", "x" * 65, ".hidden"])
 def test_a_name_that_is_none_is_refused(path, name):
     with pytest.raises(InputError, match="a job's name has 1 to 64 letters"):

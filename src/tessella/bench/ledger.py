@@ -97,6 +97,7 @@ class Ledger:
                 for statement in SCHEMA:
                     connection.execute(statement)
                 connection.execute("INSERT INTO meta VALUES (?)", (LEDGER_VERSION,))
+            connection.execute("DELETE FROM taken WHERE job = ?", (self.job,))  # by a namesake that died
             facts_row = (_now(), self.job, json.dumps(facts, sort_keys=True))
             connection.execute("INSERT INTO runs VALUES (?, ?, ?)", facts_row)
             _write_settings(connection, settings)
