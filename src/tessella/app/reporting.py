@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from ..bench.identity import identify_model
-from ..bench.ledger import read_ledger
+from ..bench.ledger import read_ledger, read_timings
 from ..bench.report.boards import Board, read_boards
 from ..bench.report.commands import task_of
 from ..bench.report.gallery import Disagreement, Exhibit, Gallery, find_disagreements
@@ -58,7 +58,7 @@ def run_report(
     if gallery < 0:
         raise InputError(f"gallery must be at least 0 questions; got {gallery}.")
     page = None if html is None else check_target(html, (".html", ".htm"))
-    boards = tuple(read_boards(read_ledger(ledger)))
+    boards = tuple(read_boards(read_ledger(ledger), read_timings(ledger)))
     if page is None:
         return Report(str(ledger), boards, ())
     galleries = make_galleries(boards, source, gallery, data)

@@ -137,10 +137,10 @@ def print_boards(report: Report) -> None:
     from ..bench.report.columns import leaderboard
 
     for board in report.boards:
-        table = leaderboard(board.lines, board.title)
-        print(printable(table.title))
-        print_table(table.heads, table.rows, right=table.right)
-        print()
+        for table in (leaderboard(board.lines, board.title), *board.times()):
+            print(printable(table.title))
+            print_table(table.heads, table.rows, right=table.right)
+            print()
         for finding in board.findings:
             print(printable(str(finding)))
         print()

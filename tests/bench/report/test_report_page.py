@@ -12,7 +12,7 @@ from tessella.bench.embedded import SEED_OFFSET, SEED_STRIDE
 from tessella.bench.report.boards import read_boards
 from tessella.bench.report.columns import leaderboard
 from tessella.bench.report.commands import commands_of
-from tessella.bench.report.frontier import frontier, points_of
+from tessella.bench.report.frontier import frontier, points_of, times_of
 from tessella.bench.report.gallery import Gallery, find_disagreements
 from tessella.bench.report.multiples import curves_of
 from tessella.bench.report.page import report_page
@@ -99,13 +99,41 @@ def test_commands_name_all_that_a_key_depends_on():
 
 def test_the_frontier_is_what_nothing_faster_beats(small_bench):
     [board] = read_boards(small_bench, resamples=100)
-    points = points_of(board, "all")
+    points = points_of(board, times_of(board)["milliseconds to the whole answer"])
     assert len(points) == 10
+    assert {p.ms for p in points} == {10.75}
     times = [4.0, 1.0, 2.0, 3.0, 2.0]
     made = [
         type(p)(p.line, ms, accuracy) for p, ms, accuracy in zip(points, times, [0.9, 0.5, 0.4, 0.7, 0.6], strict=False)
     ]
     assert [(p.ms, p.accuracy) for p in frontier(made)] == [(1.0, 0.5), (2.0, 0.6), (3.0, 0.7), (4.0, 0.9)]
+
+
+def test_timing_passes_are_tables_and_charts_of_their_own(small_bench):
+    keys = {s.pipeline: s.key for s, _ in small_bench}
+
+    def told(ms: float, from_pixels: bool = False) -> dict[str, object]:
+        times = {f"{part}_ms": {"median": ms, "p95": 2 * ms} for part in ("prefill", "choose", "decode")}
+        counts = {"oracle_ratio": 0.9, "flops": 5e9, "cache_bytes": 2048, "peak_bytes": None, "joules": None}
+        return {"repeats": 30, "from_pixels": from_pixels, **times, **counts}
+
+    timings = {
+        (keys["none"], 8): told(40.0),
+        (keys["none"], 1): told(10.0),
+        (keys["good:1/4"], 1): told(4.0),
+        (keys["downsample:1/4"], 1): told(1.0, from_pixels=True),
+        ("another ledger's", 1): told(3.0),
+    }
+    [board] = read_boards(small_bench, timings, resamples=50)
+    assert [t.title for t in board.times()] == [f"Time and memory of a batch of {n}, 30 repeats" for n in (1, 8)]
+    times = times_of(board)
+    assert times["milliseconds to read a batch of 1, timed apart"] == {keys["none"]: 10.0, keys["good:1/4"]: 4.0}
+    assert [p.name for p in points_of(board, times["milliseconds to read a batch of 8, timed apart"])] == ["none"]
+    text = report_page("x", [board], [Gallery(left_out="none")])
+    assert "milliseconds to read a batch of 1, timed apart</text>" in text
+    assert "batch of 8, timed apart" not in text  # one setting alone makes no frontier
+    assert "<td>8.00</td>" in text  # the 95th percentile
+    assert [(t["batch"], t["repeats"]) for t in board.to_dict()["timings"]] == [(8, 30), (1, 30), (1, 30), (1, 30)]
 
 
 def test_a_curve_has_a_line_for_each_keep(small_bench):

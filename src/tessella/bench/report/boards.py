@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,11 +11,15 @@ from typing import Any
 import numpy as np
 
 from ...core.errors import InputError
+from ..efficiency import times_by_batch
 from ..ledger_tables import PARTS
 from ..lint import Finding, lint
 from ..records import BLIND, FULL, Record, Setting
 from ..summary import MUST_AGREE, Entry, Measured, Section, Summary, summarize
+from ..tables import Table
 from .commands import commands_of
+
+Timings = Mapping[tuple[str, int], Mapping[str, Any]]
 
 NAMES = ("task", "split", "model", "revision", "weights", "prompt", "decoding", "pictures")  # in titles, as needed
 
@@ -50,11 +54,12 @@ class Line:
 
 @dataclass(frozen=True)
 class Board:
-    """Settings that answer the same questions with the same model."""
+    """Settings that answer the same questions with the same model. `timings`: passes by setting and batch size."""
 
     title: str
     summary: Summary
     findings: tuple[Finding, ...]
+    timings: Timings
 
     @cached_property
     def lines(self) -> tuple[Line, ...]:
@@ -73,12 +78,17 @@ class Board:
     def settings(self) -> list[Setting]:
         return [line.measured.setting for line in self.lines]
 
+    def times(self) -> list[Table]:
+        """What the timing passes measured, a table for each batch size."""
+        return times_by_batch({s.key: s for s in self.settings}, self.timings)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
             "title": self.title,
             **self.summary.to_dict(),
             "findings": [finding.to_dict() for finding in self.findings],
+            "timings": [{"setting": key, "batch": size, **told} for (key, size), told in self.timings.items()],
             "commands": {line.measured.setting.key: commands_of(line.measured) for line in self.lines},
         }
 
@@ -87,7 +97,9 @@ class Board:
             yield from (Line(section, entry) for entry in section.entries)
 
 
-def read_boards(rows: Sequence[tuple[Setting, Record]], seed: int = 0, resamples: int = 2000) -> list[Board]:
+def read_boards(
+    rows: Sequence[tuple[Setting, Record]], timings: Timings | None = None, seed: int = 0, resamples: int = 2000
+) -> list[Board]:
     """Boards in the order of their first records. Raises InputError for no rows, and as `summarize`."""
     if not rows:
         raise InputError("the ledger holds no records yet; there is nothing to report.")
@@ -100,7 +112,9 @@ def read_boards(rows: Sequence[tuple[Setting, Record]], seed: int = 0, resamples
     boards = []
     for title, group in zip(titles, groups.values(), strict=True):
         summary = summarize(group, seed, resamples)
-        boards.append(Board(title, summary, lint(group, summary)))
+        keys = {setting.key for setting in {id(s): s for s, _ in group}.values()}
+        own = {(key, size): told for (key, size), told in (timings or {}).items() if key in keys}
+        boards.append(Board(title, summary, lint(group, summary), own))
     return boards
 
 

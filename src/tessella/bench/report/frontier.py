@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -19,7 +19,6 @@ SHAPES = (  # of points, by keep: drawn around the middle
 )
 OTHER = '<path d="M{x} {y}m-3.4 -3.4l6.8 6.8m0 -6.8l-6.8 6.8"{a}/>'  # references, and budgets of a pipeline's own
 NUMBER_WIDTH = 15.0
-TIMES = {"first token": "milliseconds to the first token", "all": "milliseconds to the whole answer"}
 
 
 @dataclass(frozen=True)
@@ -50,15 +49,36 @@ def frontier(points: Sequence[Point]) -> list[Point]:
     return out
 
 
-def points_of(board: Board, time: str) -> list[Point]:
-    """The settings of a board that have an overall accuracy, by one of their times."""
-    timed = [(line, line.milliseconds[time], line.entry.accuracy) for line in board.lines]
-    return [Point(line, ms, accuracy.value) for line, ms, accuracy in timed if ms > 0 and accuracy is not None]
+def times_of(board: Board) -> dict[str, dict[str, float]]:
+    """Milliseconds by setting, under what they are of: first those of the answers, then those of timing passes.
+
+    Settings that change the pictures are timed from pixels on, so that passes say nothing of them beside others.
+    """
+    answers = {line.measured.setting.key: line.milliseconds for line in board.lines}
+    out = {
+        "milliseconds to the first token": {key: ms["first token"] for key, ms in answers.items()},
+        "milliseconds to the whole answer": {key: ms["all"] for key, ms in answers.items()},
+    }
+    for (key, size), told in sorted(board.timings.items(), key=lambda item: item[0][1]):
+        if not told["from_pixels"]:
+            label = f"milliseconds to read a batch of {size}, timed apart"
+            out.setdefault(label, {})[key] = told["prefill_ms"]["median"]
+    return out
+
+
+def points_of(board: Board, times: Mapping[str, float]) -> list[Point]:
+    """The settings of a board that have a time and an overall accuracy."""
+    out = []
+    for line in board.lines:
+        ms, accuracy = times.get(line.measured.setting.key, 0.0), line.entry.accuracy
+        if ms > 0 and accuracy is not None:
+            out.append(Point(line, ms, accuracy.value))
+    return out
 
 
 def frontier_markup(board: Board) -> str:
-    """Both charts of a board, each with its frontier in words; empty where there is no time to compare."""
-    figures = [_figure(board, label, points_of(board, time)) for time, label in TIMES.items()]
+    """The charts of a board, each with its frontier in words; empty where there is no time to compare."""
+    figures = [_figure(board, label, points_of(board, times)) for label, times in times_of(board).items()]
     return f'<div class="charts">{"".join(figures)}</div>' if any(figures) else ""
 
 

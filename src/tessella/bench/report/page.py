@@ -42,6 +42,7 @@ def _board(number: int, board: Board, gallery: Gallery) -> str:
         ("Findings", findings_markup(board.findings)),
         ("Leaderboard", _keeps(number, board) + leaderboard_markup(board.lines)),
         ("Accuracy against time", frontier_markup(board)),
+        ("Time and memory", "\n".join(map(table_markup, board.times()))),
         ("Accuracy by type of question", multiples_markup(board)),
         ("Where methods disagree", _legend(gallery) + gallery_markup(gallery)),
         ("Notes and tables", _tables(board)),
