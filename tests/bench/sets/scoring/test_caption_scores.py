@@ -41,6 +41,10 @@ class TestCider:
         expected = 10 * math.exp(-0.5) * (0.5 + 1 / math.sqrt(7)) / 4
         assert cider_d(["a b", "x"], [["a b c d e f g h"], ["y"]])[0] == pytest.approx(expected)
 
+    def test_a_word_of_nobody_costs_as_much_as_a_rare_one(self) -> None:
+        # one word: 1 / (sqrt 2 * sqrt 2), and nothing longer in common
+        assert cider_d(["a z", "x"], [["a b"], ["c"]])[0] == pytest.approx(10 * 0.5 / 4)
+
     def test_the_mean_over_references(self) -> None:
         assert cider_d(["a b", "x"], [["a b", "d e"], ["c"]])[0] == pytest.approx(2.5)
 
@@ -63,6 +67,7 @@ class TestRouge:
     def test_the_longest_common_subsequence(self) -> None:
         assert longest_common(list("abcbdab"), list("bdcaba")) == 4
         assert longest_common([], ["a"]) == 0
+        assert longest_common(["a"], ["a", "a"]) == 1  # a word counts once
 
     def test_by_hand(self) -> None:
         # "a cat sat" in "a black cat": a, cat; P = 2/3, R = 2/3, so F = 2/3 whatever the weight of recall

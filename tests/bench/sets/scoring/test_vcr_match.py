@@ -47,6 +47,11 @@ def test_the_first_of_equal_windows_and_repeated_words() -> None:
     assert (got.text, got.jaccard, got.recall, got.precision) == ("go go home", 1 / 2, 1, 1 / 2)
 
 
+def test_the_order_counts_for_an_exact_match_only() -> None:
+    got = restore("door red", "red door", "en")
+    assert (got.jaccard, got.exact) == (1, False)
+
+
 @pytest.mark.parametrize("answer", ["", "short", "three other words here"])
 def test_no_window(answer: str) -> None:
     assert restore(answer, "hidden text of five", "en") == Restored()
