@@ -33,7 +33,7 @@ MAY = {
     ),
     "bench": (
         {"core", "models", "engine", "mini", "pictures", "app", "instruments", "bench", "loading", "__version__"},
-        TENSORS | {"PIL", "av", "datasets", "huggingface_hub", "pyarrow", "ray"},
+        TENSORS | {"PIL", "av", "datasets", "huggingface_hub", "pyarrow", "pynvml", "ray"},
     ),
     "tuning": (
         {"core", "models", "engine", "samples", "app", "bench", "calibration", "tuning", "__version__"},
@@ -85,11 +85,11 @@ def test_methods_do_not_import_each_other() -> None:
 
 
 def test_only_commands_import_the_bench() -> None:
-    """And of what commands do, the bench uses the making of prompts only."""
+    """And of what commands do, the bench uses the making of prompts and the name of a model only."""
     users = {part_of(p) for p in FILES if any(n.startswith("tessella.bench") for n in imports(p))}
     assert users == {"bench", "tuning", "app", "cli"}
     taken = {n for p in FILES if part_of(p) == "bench" for n in imports(p) if n.startswith("tessella.app")}
-    assert {n.rsplit(".", 1)[0] for n in taken} == {"tessella.app.prompting"}
+    assert {n.rsplit(".", 1)[0] for n in taken} == {"tessella.app.prompting", "tessella.app.source"}
 
 
 def test_nothing_imports_tests() -> None:

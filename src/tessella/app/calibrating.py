@@ -19,7 +19,7 @@ from ..core.pipeline import as_pipeline
 from ..core.recipe import Recipe
 from ..core.registry import load_class
 from ..samples import load_samples, name_data
-from .jobs import Source
+from .source import Source
 
 
 @dataclass(frozen=True)

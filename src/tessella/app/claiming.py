@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import InputError
 from ..pictures.saving import check_target, save_bytes
-from .jobs import Source
+from .source import Source
 
 if TYPE_CHECKING:
     from ..bench.claims.claim import Claim

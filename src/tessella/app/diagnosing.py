@@ -16,7 +16,8 @@ from ..instruments.page import diagnosis_page
 from ..pictures.saving import check_target, save_bytes
 from ..samples import load_samples, name_data
 from .answering import read_methods
-from .jobs import Source, to_json
+from .jobs import to_json
+from .source import Source
 
 KEEP = "1/4"
 

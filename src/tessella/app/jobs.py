@@ -14,6 +14,7 @@ from ..core.errors import InputError
 from ..pictures.opening import read_picture
 from ..pictures.saving import check_picture_target, check_target, save_picture
 from .answering import Answer, Comparison, ask, check_request, compare, read_methods
+from .source import Source
 
 if TYPE_CHECKING:
     from ..bench.cluster import Cluster
@@ -24,20 +25,6 @@ if TYPE_CHECKING:
     from ..bench.summary import Summary
 
     Runner = Callable[[Work, Ledger, Callable[[Progress], None] | None], tuple[str, ...]]
-
-
-@dataclass(frozen=True)
-class Source:
-    """Which model to load and how; see `tessella.load`."""
-
-    name: str = "mini"
-    dtype: str | None = None
-    device: str | None = None
-
-    def load(self) -> tuple[Any, Any]:
-        from ..loading import load
-
-        return load(self.name, self.dtype, self.device)
 
 
 @dataclass(frozen=True)

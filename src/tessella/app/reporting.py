@@ -22,7 +22,7 @@ from ..core.errors import InputError, TessellaError
 from ..pictures.markup import reduction_figure
 from ..pictures.saving import check_target, save_bytes
 from .answering import ask
-from .jobs import Source
+from .source import Source
 
 NUM_EXHIBITS = 8
 SIDE = 280  # pixels of the longer side of a drawn picture

@@ -21,7 +21,8 @@ from ..tuning.questions import check_samples
 from ..tuning.result import Result
 from ..tuning.search import import_optuna
 from ..tuning.tune import TRIALS, check_numbers, tune
-from .jobs import Source, to_json
+from .jobs import to_json
+from .source import Source
 
 
 @dataclass(frozen=True)

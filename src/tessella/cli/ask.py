@@ -36,7 +36,8 @@ def command(
 
     Without --method and --keep every visual token is kept; with --keep alone the method is hiprune.
     """
-    from ..app.jobs import Request, Source, ask_files
+    from ..app.jobs import Request, ask_files
+    from ..app.source import Source
     from .output import print_json, print_notes, printable, quiet_libraries
 
     quiet_libraries()

@@ -85,7 +85,8 @@ def command(
     Every answer is written to the ledger as soon as it is there: the same command goes on where it was stopped, and
     several of them under different --job names work on it together.
     """
-    from ..app.jobs import Source, run_bench
+    from ..app.jobs import run_bench
+    from ..app.source import Source
     from ..bench.cluster import Cluster
     from ..bench.efficiency import tables_of_times
     from ..bench.runner import Request

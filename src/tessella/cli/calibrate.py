@@ -52,7 +52,7 @@ def command(
     and the data that it was fitted on, and is refused for any other model.
     """
     from ..app.calibrating import Request, describe_settings, how_to_use, recipe_as_json, remarks_on, run_calibration
-    from ..app.jobs import Source
+    from ..app.source import Source
     from .output import print_json, print_notes, print_table, printable, quiet_libraries
     from .progress import Reporter
 

@@ -40,7 +40,7 @@ def command(
     'not shown', 'needs a larger model' or 'not measured'.
     """
     from ..app.claiming import Request, judge_claims, list_claims
-    from ..app.jobs import Source
+    from ..app.source import Source
     from ..bench.claims.page import claims_table, methods_table
     from .output import print_json, print_note, print_table, quiet_libraries
     from .progress import Reporter

@@ -31,7 +31,8 @@ def command(
 
     The table has answers, tokens, times and cache sizes, beside the model with every token.
     """
-    from ..app.jobs import Request, Source, compare_file
+    from ..app.jobs import Request, compare_file
+    from ..app.source import Source
     from .output import print_json, print_notes, quiet_libraries
     from .reports import print_comparison
 

@@ -50,7 +50,7 @@ def command(
     takes, and what several methods keep and drop.
     """
     from ..app.diagnosing import Request, numbers_beside, run_diagnosis
-    from ..app.jobs import Source
+    from ..app.source import Source
     from .output import print_json, quiet_libraries
     from .progress import Reporter
     from .reports import print_diagnosis

@@ -32,8 +32,8 @@ def command(
 
     The model is asked again for the pictures of the page alone, and only if it has the weights that answered.
     """
-    from ..app.jobs import Source
     from ..app.reporting import run_report
+    from ..app.source import Source
     from .output import print_json, quiet_libraries
     from .reports import print_boards
 

@@ -54,7 +54,7 @@ def command(
     what is found is judged on the other half. It is written as a recipe: --method FILE. The same command goes on where
     it was stopped; Ctrl-C keeps the best so far. Exits with 1, and writes no recipe, if nothing keeps to the limit.
     """
-    from ..app.jobs import Source
+    from ..app.source import Source
     from ..app.tuning import Request, how_to_use_tuned, result_as_json, run_tuning
     from .output import print_json, print_table, printable, quiet_libraries
     from .progress import Reporter

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...app.jobs import Source
+from ...app.source import Source
 from ...core.errors import InputError, TessellaError
 from ..ledger import Item
 from ..runner import Answers, Request, Work

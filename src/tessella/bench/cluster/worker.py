@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...app.jobs import Source
+from ...app.source import Source
 from ...core.errors import InputError
 from .. import identity
 from ..entries import Entry
