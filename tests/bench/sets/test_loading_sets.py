@@ -15,7 +15,6 @@ from PIL import Image
 
 from tessella.bench.sets import SHARED, load_set, set_names
 from tessella.bench.sets.loading import HubSet
-from tessella.bench.sets.local import read_rows
 from tessella.core.errors import InputError
 
 
@@ -141,11 +140,21 @@ def test_data_that_cannot_be_used_is_refused_in_one_line(write_set, tmp_path):
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 and no more")
     (tmp_path / "rows.csv").write_text("question,answer\n")
     lacking = write_set([{"question": "?", "image": picture("red")}], "lacking.parquet")
-    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.jsonl").write_text('{"question": 1')
+    for name in ("empty", "unclear", "unnamed"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "unclear" / "README.md").write_text("---\nconfigs: [\n---\n")
+    write_set(ROWS, "unnamed/train.parquet")
     for place, message in (
         (tmp_path / "none.parquet", r"^POPE: there is no file or folder '.*none\.parquet'\.$"),
         (tmp_path / "rows.csv", r"^POPE: a file of rows ends in \.parquet, \.jsonl, \.json, \.arrow; got '.*csv'\.$"),
         (tmp_path / "broken.parquet", r"^POPE cannot be read from '.*broken\.parquet': .*Give data: a copy"),
+        (
+            tmp_path / "broken.jsonl",
+            r"^POPE cannot be read from '.*broken\.jsonl': JSON parse error: ",
+        ),
+        (tmp_path / "unclear", r"^POPE cannot be read from '.*unclear': .*Give data: a copy"),
+        (tmp_path / "unnamed", r"^POPE cannot be read from '.*unnamed': Unknown split \"test\".*Give data: a copy"),
         (tmp_path / "empty", r"^POPE cannot be read from '.*empty': .*Give data: a copy"),
         (lacking, r"it has no column 'answer', 'category'; needed: question, answer, category, image\.$"),
     ):
@@ -177,9 +186,3 @@ def test_options_stand_behind_the_name_too(write_set):
     for text in ("textvqa(True)", "textvqa(ocr=", "textvqa(ocr=x)", "textvqa(ocr=True)(", "textvqa(*x)"):
         with pytest.raises(InputError, match=r"^options of a set are written as in 'textvqa\(ocr=True\)'; got '"):
             load_set(text)
-
-
-def test_columns_that_are_not_needed_are_kept(write_set):
-    task = load_set("pope", write_set([row | {"image_source": "COCO_1"} for row in ROWS]))
-    rows = read_rows(task.title, task.source, task.data, ("question",))
-    assert rows[0]["image_source"] == "COCO_1"

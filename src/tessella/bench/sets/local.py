@@ -53,6 +53,8 @@ def read_rows(title: str, source: Source, data: str | Path | None, needed: tuple
     except InputError as error:
         raise InputError(f"{title}: {error}") from None
     except Exception as error:  # hub, network and readers raise many kinds of error
+        if isinstance(error, datasets.exceptions.DatasetGenerationError):
+            error = error.__cause__ or error  # says only that there is one
         raise InputError(f"{title} cannot be read from {_place(source, data)}: {_first_line(error)}. {HINT}") from error
     missing = [name for name in needed if name not in rows.column_names]
     if missing:
