@@ -103,10 +103,9 @@ class HubSet(Task):
 
     def __str__(self) -> str:
         """The name with the options that are not as by default, as `load_set` reads it, but for paths to files."""
-        told = {
-            f.name: getattr(self, f.name) for f in _options_of(self) if f.default not in (None, getattr(self, f.name))
-        }
-        return f"{self.id}({', '.join(f'{name}={value!r}' for name, value in told.items())})" if told else self.id
+        options = [(f.name, f.default, getattr(self, f.name)) for f in _options_of(self)]
+        told = [f"{name}={mine!r}" for name, default, mine in options if default not in (None, mine)]
+        return f"{self.id}({', '.join(told)})" if told else self.id
 
     def facts(self) -> dict[str, Any]:
         """Of the data: where it is from, and a digest of all that is read but the pictures; and all options."""
