@@ -43,7 +43,7 @@ def test_tables_and_findings_without_a_model(call, ledger, monkeypatch):
     assert (code, err) == (0, "")
     lines = text.splitlines()
     assert lines[0] == "mini world 1, mini"
-    assert lines[1].split()[:4] == ["method", "keep", "tokens", "mean"]
+    assert lines[1].split()[:4] == ["method", "keep", "accuracy", "%"]
     assert [line.split()[0] for line in lines[2:8]][:2] == ["none", "blind"]
     assert {line.split()[0] for line in lines[4:8]} == {"hiprune", "random", "pool", "downsample"}
     assert any(re.match(r"note: keep 1/9: \w+ is first, but its lead over ", line) for line in lines)

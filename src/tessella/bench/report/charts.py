@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-LEFT, RIGHT, TOP, BOTTOM = 34.0, 8.0, 8.0, 32.0  # room for the words around the plot
+LEFT, RIGHT, TOP, BOTTOM = 38.0, 8.0, 8.0, 32.0  # room for the words around the plot
 
 
 @dataclass(frozen=True)

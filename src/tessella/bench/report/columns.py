@@ -71,6 +71,7 @@ COLUMNS = (
         lambda line: line.measured.setting.keep or NOTHING,
         lambda line: None if line.measured.setting.keep is None else line.measured.average("tokens_kept"),
     ),
+    _estimated("accuracy %", "mean over types, of equal weight", _accuracy, percent, True),
     _measured("tokens", "visual tokens after the last cut", lambda line: line.measured.average("tokens_kept"), 1),
     _measured(
         "mean %",
@@ -78,7 +79,6 @@ COLUMNS = (
         lambda line: 100 * line.measured.average("mean_keep_ratio"),
         1,
     ),
-    _estimated("accuracy %", "mean over types, of equal weight", _accuracy, percent, True),
     _measured("choose ms", "scoring and selecting, median of a sample", lambda line: line.milliseconds["choose"], 2),
     _measured(
         "first token ms", "encoding, choosing and reading the prompt", lambda line: line.milliseconds["first token"], 2
@@ -99,11 +99,11 @@ COLUMNS = (
     _measured("cache kB", "keys and values of a sample", lambda line: line.measured.average("cache_bytes") / 1000, 0),
 )
 
-IN_A_TERMINAL = ("method", "keep", "tokens", "mean %", "accuracy %", "to full", "choose ms", "first token ms")
+IN_A_TERMINAL = ("method", "keep", "accuracy %", "tokens", "mean %", "choose ms", "first token ms", "to full")
 
 
 def leaderboard(lines: Sequence[Line], title: str) -> Table:
     """The main columns as text."""
     columns = [c for c in COLUMNS if c.head in IN_A_TERMINAL]
     rows = tuple(tuple(c.text(line) for c in columns) for line in lines)
-    return Table(title, tuple(c.head for c in columns), rows, (2, 3, 5, 6))
+    return Table(title, tuple(c.head for c in columns), rows, (3, 4, 5, 6))

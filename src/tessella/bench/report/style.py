@@ -17,7 +17,7 @@ table.plain td { white-space: nowrap; }
 table.plain td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 8rem; }
 table.board th[scope=row] { color: inherit; font: .85rem/1.4 ui-monospace, monospace; white-space: normal;
   overflow-wrap: anywhere; min-width: 8rem; max-width: 18rem; position: sticky; left: 0; background: var(--paper); }
-@media (min-width: 40rem) { table.board th[scope=row] { min-width: 14rem; } }
+@media (min-width: 40rem) { table.board th[scope=row] { min-width: 11rem; } }
 table.board tr.reference > * { background: var(--band); }
 th button { all: unset; cursor: pointer; color: inherit; font: inherit; }
 th button::after { content: " ↕"; opacity: .45; }
