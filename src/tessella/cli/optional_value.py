@@ -21,7 +21,7 @@ def fill_in(args: list[str], option: str, value: str) -> list[str]:
     ['--ray', 'local', '--only']
     """
     out = []
-    for arg, following in zip(args, [*args[1:], "--"], strict=True):
+    for arg, following in zip(args, [*args, "--"][1:], strict=True):
         out.append(arg)
         if arg == option and following.startswith("-"):
             out.append(value)
