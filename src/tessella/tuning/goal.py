@@ -19,7 +19,7 @@ SPREADS = 2.0  # standard errors by which a trial must be off before it is stopp
 OVER = 10.0  # added to the rank of a trial that keeps more than it may
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trial:
     """A pipeline on the questions of the search, or on the first of them where it was stopped.
 
@@ -94,7 +94,7 @@ def make_goal(lose: float | None, keep: Fraction | int | None) -> Goal:
         raise BudgetError(f"keep must be a share of the visual tokens here, below 1, such as 1/9; got {keep} tokens.")
     if keep == 1:
         raise BudgetError(
-            "keep=1.0 is every token, so that there is nothing to tune; give a share below 1, such as 1/9."
+            "keep=1.0 is every token; there is nothing to tune. Give a share below 1, such as 1/9."
         )
     return Goal(keep=keep)
 

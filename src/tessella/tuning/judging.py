@@ -18,7 +18,7 @@ from ..core.pipeline import Pipeline, parse
 from .asking import Asking
 from .goal import Goal, Trial
 from .space import Space, rivals
-from .timing import Latency, time_first_token
+from .timing import ROUNDS, Latency, time_first_token
 
 Role = Literal["full", "chosen", "front", "alone"]
 PROMPTS = 5  # held-out questions on which time is taken
@@ -78,6 +78,7 @@ def judge(
     front: Sequence[Trial],
     numbers: Sequence[int],
     seed: int,
+    rounds: int = ROUNDS,
 ) -> list[Row]:
     """Rows for the full model, the chosen pipeline, the rest of the front, and published methods at the chosen cost.
 
@@ -95,7 +96,7 @@ def judge(
     timed = {row.pipeline for row in rows if row.role != "alone"} | {row.pipeline for row in best_rival(rows)}
     pipelines = [c.pipeline for c in candidates if str(c.pipeline) in timed]
     prompts = [asking.inputs(asking.task.ask([number])) for number in numbers[:PROMPTS]]
-    times = time_first_token(asking.model, prompts, pipelines)
+    times = time_first_token(asking.model, prompts, pipelines, rounds)
     latency = {str(pipeline): time for pipeline, time in zip(pipelines, times, strict=True)}
     return [dataclasses.replace(row, latency=latency.get(row.pipeline)) for row in rows]
 

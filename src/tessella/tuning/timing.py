@@ -29,7 +29,7 @@ class Latency:
 
 
 def time_first_token(
-    model: Any, prompts: Sequence[Mapping[str, Any]], pipelines: Sequence[Pipeline], rounds: int = ROUNDS
+    model: Any, prompts: Sequence[Mapping[str, Any]], pipelines: Sequence[Pipeline], rounds: int
 ) -> list[Latency]:
     """The latency of each pipeline: in every round each reads the same prompt, in an order that moves on by one.
 

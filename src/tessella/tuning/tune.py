@@ -24,6 +24,7 @@ from .questions import OwnQuestions, divide_samples
 from .result import Result, make_recipe
 from .search import import_optuna, search
 from .space import make_space
+from .timing import ROUNDS
 
 TRIALS = 100
 FRONT = 6  # rows of the front that are judged
@@ -42,6 +43,7 @@ def tune(
     trials: int = TRIALS,
     seed: int = 0,
     batch: int = 20,
+    rounds: int = ROUNDS,
     advance: Advance = lambda done, of: None,
     data_name: str = "samples",
 ) -> Result:
@@ -49,7 +51,7 @@ def tune(
 
     `goal`: see `goal.make_goal`. `ledger`: where every answer is kept; with one of an earlier search of the same seed
     and samples this one goes on from there. `methods` restricts what pipelines are built of. An interrupt during the
-    search ends it with the best so far.
+    search ends it with the best so far. `rounds`: in which time is taken.
 
     Raises InputError for samples that cannot be used and for a missing package, UnsupportedError where the model can
     carry none of the methods, UnknownMethodError for a name that no method has.
@@ -72,7 +74,7 @@ def tune(
         del prepared
         chosen = choose(found.finished, goal)
         front = front_of(found.finished, goal, FRONT)
-        rows = judge(asking, space, goal, chosen, front, held_out, seed)
+        rows = judge(asking, space, goal, chosen, front, held_out, seed, rounds)
     result = Result(goal, chosen, tuple(rows), found, len(searched), len(held_out), None)
     if not goal.allows(chosen):
         return result
