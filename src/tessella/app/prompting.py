@@ -82,8 +82,9 @@ def read_prompts(
         )
     except Exception as error:  # image processors raise many kinds of error
         sizes = ", ".join(f"{i.width} x {i.height}" for i in flat[:3])
+        what = f"the picture ({sizes})" if flat else "the prompt"
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"the model's processor refuses the picture ({sizes}): {reason}") from error
+        raise InputError(f"the model's processor refuses {what}: {reason}") from error
     inputs.pop("labels", None)  # PaliGemma's are those of an answer, which is still to come
     marker = getattr(model.config, "image_token_id", None)
     visual = 0 if marker is None else int((inputs["input_ids"] == marker).sum(dim=1).max())
