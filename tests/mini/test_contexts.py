@@ -52,6 +52,7 @@ def test_demonstrations_alone_decide_what_is_named() -> None:
             assert shape.colour == digit.colour
             assert label == {"colour": shape.colour, "shape": shape.shape, "digit": digit.text}[sort]
         assert isinstance(context.parts[-1], Scene)
+    assert set(sorts) == set(SORTS)
     assert min(sorts.values()) > 15
 
 
