@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, LlavaForConditionalGeneration
 
 import tessella
+from tessella.bench.oracle import cache_name, sliced
 
 Times = dict[str, float]  # milliseconds by part
 
@@ -30,8 +30,7 @@ class Passes:
         self.ids, self.mask, self.pixels = (inputs[n] for n in ("input_ids", "attention_mask", "pixel_values"))
         self.num_visual = int((self.ids[0] == model.config.image_token_id).sum())
         self.first = int((self.ids[0] == model.config.image_token_id).nonzero()[0])
-        # transformers 5.24 renamed it
-        self._cache_name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+        self._cache_name = cache_name(model)
         self._plain = self.encode(None)[1]
         self._encoded: dict[str, Any] = {}
 
@@ -60,7 +59,7 @@ class Passes:
         ids = torch.cat([self.ids[:, : self.first + kept], self.ids[:, last:]], dim=1)
         encoded = type(self._plain)(**self._plain)
         encoded.pooler_output = [features[:kept] for features in self._plain.pooler_output]
-        with _sliced(self.model.model.language_model.layers, lengths or [length]):
+        with sliced(self.model.model.language_model.layers, lengths or [length]):
             ms, cache, token = self._prefill(ids, self.mask[:, :length], mm_encoder_outputs={"image": encoded})
             times = {"language_model": ms, "prefill": ms}
             if decode:
@@ -120,27 +119,3 @@ class Passes:
 
 def _run(model: nn.Module, case: Case) -> Any:
     return tessella.reduce(model, case.pipeline, keep=case.keep)
-
-
-@contextmanager
-def _sliced(layers: nn.ModuleList, lengths: Sequence[int]) -> Iterator[None]:
-    """Decoder layers that see the first `lengths[i]` tokens only; without hooks as long as nothing gets shorter."""
-
-    def cut(length: int) -> Any:
-        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if args[0].shape[1] == 1:  # a decode step: its layer's cache is as short as it is
-                return None
-            assert kwargs.get("attention_mask") is None, "the oracle is measured on prompts without padding"
-            kwargs = {**kwargs, "position_embeddings": tuple(t[:, :length] for t in kwargs["position_embeddings"])}
-            kwargs["position_ids"] = kwargs["position_ids"][:, :length]
-            return (args[0][:, :length], *args[1:]), kwargs
-
-        return before
-
-    later = [(layer, n) for layer, n in zip(layers, lengths, strict=False) if n < lengths[0]]
-    handles = [layer.register_forward_pre_hook(cut(n), with_kwargs=True) for layer, n in later]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -289,3 +289,27 @@ def test_overhead_takes_turns(scripts: None, tmp_path: Path) -> None:
     none = record["none"]["ms"]
     shares = sorted((n - u) / u for n, u in zip(none["none"], none["untouched"], strict=True))
     assert record["none"]["share"] == pytest.approx(shares[1])
+
+
+# -- throughput ------------------------------------------------------------------------------------------------------
+
+
+def test_throughput_compares_rates_of_the_same_work(scripts: None, tmp_path: Path) -> None:
+    throughput = importlib.import_module("throughput")
+    options = ("--methods", "random", "--keep", "1/9", "--limit", "2", "--plain", "1", "--batch", "2")
+    assert throughput.main([*options, "--out", str(tmp_path / "record.json")]) == 0
+    record = json.loads((tmp_path / "record.json").read_text())
+    ways = list(record["by_kind"].values())
+    assert [(shared["answers"], plain["answers"]) for shared, plain in ways] == [(2, 1)] * 8
+    seconds = [sum(way[n]["seconds"] for way in ways) for n in (0, 1)]
+    assert record["times"] == pytest.approx((16 / seconds[0]) / (8 / seconds[1]))
+    assert 0 < record["ledger_share"] < 1
+
+
+def test_throughput_goals_are_met_or_not_by_the_numbers(scripts: None) -> None:
+    compare = importlib.import_module("throughput").compare
+    shared, plain = ({"answers": 1000, "seconds": s, "ledger_seconds": 1.0} for s in (10.0, 30.0))
+    result = compare(shared, plain)
+    assert (result["answers_per_s"], result["times"], result["ledger_share"]) == (100, pytest.approx(3), 0.1)
+    assert result["minutes_for_64000"] == pytest.approx(640 / 60)
+    assert result["goals_met"] == {"minutes": True, "times": True, "ledger": False}
