@@ -161,6 +161,16 @@ def test_exhibits_are_even_splits_that_the_full_model_answers(board):
     assert HOSTILE in found[0].full.answer
 
 
+def test_what_the_full_model_answers_is_shown_first():
+    rows = [
+        *rows_of("none", {"colour": "010"}, 200),
+        *rows_of("a:1/4", {"colour": "101"}),
+        *rows_of("b:1/4", {"colour": "010"}),
+    ]
+    [board] = read_boards(rows, resamples=50)
+    assert [d.question[1] for d in find_disagreements(board, 9)] == [1, 0, 2]
+
+
 def test_methods_that_agree_are_no_exhibit():
     same = {"colour": "1100"}
     rows = [*rows_of("none", same, 200), *rows_of("a:1/4", same), *rows_of("b:1/4", same)]
