@@ -93,9 +93,7 @@ def make_goal(lose: float | None, keep: Fraction | int | None) -> Goal:
     if isinstance(keep, int):
         raise BudgetError(f"keep must be a share of the visual tokens here, below 1, such as 1/9; got {keep} tokens.")
     if keep == 1:
-        raise BudgetError(
-            "keep=1.0 is every token; there is nothing to tune. Give a share below 1, such as 1/9."
-        )
+        raise BudgetError("keep=1.0 is every token; there is nothing to tune. Give a share below 1, such as 1/9.")
     return Goal(keep=keep)
 
 

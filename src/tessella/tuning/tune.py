@@ -47,7 +47,7 @@ def tune(
     advance: Advance = lambda done, of: None,
     data_name: str = "samples",
 ) -> Result:
-    """Search on half of the samples, and judge on the other half what was found.
+    """Search on half of the samples, whose pictures stay encoded in memory, and judge on the other half what was found.
 
     `goal`: see `goal.make_goal`. `ledger`: where every answer is kept; with one of an earlier search of the same seed
     and samples this one goes on from there. `methods` restricts what pipelines are built of. An interrupt during the
