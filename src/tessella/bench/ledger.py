@@ -215,6 +215,12 @@ def read_timings(path: str | Path) -> dict[tuple[str, int], dict[str, Any]]:
         return {(setting, batch): json.loads(text) for setting, batch, text in connection.execute(query)}
 
 
+def read_runs(path: str | Path) -> list[dict[str, Any]]:
+    """The facts of each start of a run, in their order. Raises InputError like `Ledger`."""
+    with _opened_to_read(path) as connection:
+        return [json.loads(facts) for (facts,) in connection.execute("SELECT facts FROM runs ORDER BY rowid")]
+
+
 @contextlib.contextmanager
 def _opened_to_read(path: str | Path) -> Iterator[sqlite3.Connection]:
     place = Path(path)
