@@ -7,6 +7,7 @@ TORCH  ?= torch==2.13.0
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 OLDEST := .venv-oldest
+SIDE_BY_SIDE := --numprocesses auto --dist loadfile  # tests of a file share models
 
 .PHONY: bench report demo test test-all test-oldest lint docs clean
 
@@ -17,14 +18,14 @@ test: $(VENV)/.installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python docs/generate.py --check
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not slow"
 
 test-all: $(VENV)/.installed
-	$(BIN)/pytest
+	$(BIN)/pytest $(SIDE_BY_SIDE)
 
 # the lowest transformers that pyproject.toml allows
 test-oldest: $(OLDEST)/.installed
-	$(OLDEST)/bin/pytest -m "not slow"
+	$(OLDEST)/bin/pytest $(SIDE_BY_SIDE) -m "not slow"
 
 # 67,000 answers on the embedded model; goes on where it was stopped
 bench: $(VENV)/.installed

@@ -13,7 +13,8 @@ from jaxtyping import install_import_hook
 install_import_hook(["tessella.core", "tessella.ops", "tessella.reduction", "tessella.testing"], "beartype.beartype")
 
 SEED = 0
-NUM_THREADS = min(2, int(os.environ.get("OMP_NUM_THREADS", "2")))
+# several processes of pytest-xdist have a thread each
+NUM_THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 torch.set_num_threads(NUM_THREADS)
 settings.register_profile("tessella", deadline=None, derandomize=True, max_examples=40)
