@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from ..bench.identity import identify_model
-from ..bench.ledger import read_ledger, read_timings
+from ..bench.ledger import read_ledger, read_runs, read_timings
 from ..bench.report.boards import Board, read_boards
 from ..bench.report.commands import task_of
 from ..bench.report.gallery import Disagreement, Exhibit, Gallery, find_disagreements
@@ -62,7 +62,7 @@ def run_report(
     if page is None:
         return Report(str(ledger), boards, ())
     galleries = make_galleries(boards, source, gallery, data)
-    text = report_page(f"Bench: {Path(ledger).name}", boards, galleries)
+    text = report_page(f"Bench: {Path(ledger).name}", boards, galleries, read_runs(ledger))
     save_bytes(text.encode("utf-8"), page)
     return Report(str(ledger), boards, galleries)
 

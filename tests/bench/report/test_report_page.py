@@ -15,7 +15,7 @@ from tessella.bench.report.commands import commands_of
 from tessella.bench.report.frontier import frontier, points_of, times_of
 from tessella.bench.report.gallery import Gallery, find_disagreements
 from tessella.bench.report.multiples import curves_of
-from tessella.bench.report.page import report_page
+from tessella.bench.report.page import describe_runs, report_page
 from tessella.bench.summary import collect
 from tessella.core.errors import InputError
 
@@ -135,6 +135,17 @@ def test_timing_passes_are_tables_and_charts_of_their_own(small_bench):
     assert "batch of 8, timed apart" not in text  # one setting alone makes no frontier
     assert "<td>8.00</td>" in text  # the 95th percentile
     assert [(t["batch"], t["repeats"]) for t in board.to_dict()["timings"]] == [(8, 30), (1, 30), (1, 30), (1, 30)]
+
+
+def test_the_machine_is_named_once():
+    facts = {"commit": "0123456789abcdef", "clean": True, "system": "Linux 6", "machine": "x86_64", "cores": 2}
+    facts |= {"threads": 1, "accelerators": []}
+    other = facts | {"clean": False, "accelerators": ["Some <GPU>"]}
+    assert describe_runs([facts, facts, other]) == (
+        " Measured by 0123456789 on Linux 6, x86_64, 2 cores, 1 threads, no accelerator; "
+        "0123456789 with changes on Linux 6, x86_64, 2 cores, 1 threads, Some <GPU>."
+    )
+    assert describe_runs([]) == ""
 
 
 def test_a_curve_has_a_line_for_each_keep(small_bench):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ class Finding:
     rule: str
     where: str
     text: str
-    numbers: dict[str, float]
+    numbers: Mapping[str, float]
 
     def __str__(self) -> str:
         return f"{self.level}: {self.where}: {self.text}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -20,21 +20,34 @@ from .tables import leaderboard_markup, table_markup
 OPEN = 8  # findings that are seen at once
 
 
-def report_page(title: str, boards: Sequence[Board], galleries: Sequence[Gallery]) -> str:
-    """The page as text; a gallery for each board. Every word that comes from a ledger is escaped."""
+def report_page(
+    title: str, boards: Sequence[Board], galleries: Sequence[Gallery], runs: Sequence[Mapping[str, Any]] = ()
+) -> str:
+    """The page as text; a gallery for each board, and the facts of the runs. All words of a ledger are escaped."""
     numbered = list(enumerate(zip(boards, galleries, strict=True)))
     links = "".join(f'<li><a href="#board-{n}">{escape(board.title)}</a></li>' for n, (board, _) in numbered)
     nav = f'<nav aria-label="Boards"><ul>{links}</ul></nav>' if len(boards) > 1 else ""
     sections = "\n".join(_board(n, board, gallery) for n, (board, gallery) in numbered)
     num = sum(len(line.measured.records) for board in boards for line in board.lines)
     body = f"""<header><h1>{escape(title)}</h1>
-<p class="about">{num:,} answers under {sum(len(b.lines) for b in boards)} settings.</p>
+<p class="about">{num:,} answers under {sum(len(b.lines) for b in boards)} settings.{escape(describe_runs(runs))}</p>
 {nav}</header>
 <main>
 {sections}
 </main>
 {footer("Times are medians of milliseconds a sample, as the bench took them.")}"""
     return document(title, body, STYLE, SCRIPT)
+
+
+def describe_runs(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Code and machines that the answers come from, each once, in words; empty where nothing is known."""
+    seen: dict[str, None] = {}
+    for facts in runs:
+        commit = str(facts.get("commit", "no repository"))[:10] + ("" if facts.get("clean", True) else " with changes")
+        accelerators = ", ".join(facts.get("accelerators", ())) or "no accelerator"
+        machine = f"{facts.get('machine')}, {facts.get('cores')} cores, {facts.get('threads')} threads, {accelerators}"
+        seen[f"{commit} on {facts.get('system')}, {machine}"] = None
+    return f" Measured by {'; '.join(seen)}." if seen else ""
 
 
 def _board(number: int, board: Board, gallery: Gallery) -> str:
