@@ -13,7 +13,7 @@ import numpy as np
 from ..bench.entries import Entry
 from ..bench.records import FULL, Record
 from ..bench.statistics import Bootstrap, Estimate
-from ..core.errors import BudgetError
+from ..core.errors import BudgetError, UnsupportedError
 from ..core.pipeline import Pipeline, parse
 from .asking import Asking
 from .goal import Goal, Trial
@@ -126,7 +126,7 @@ def _with_rivals(asking: Asking, candidates: list[Candidate], others: Sequence[P
 def _answered(asking: Asking, candidates: Sequence[Candidate], numbers: Sequence[int]) -> list[Candidate]:
     """Candidates with their records; each group of questions is encoded once for all.
 
-    One whose layers cannot reach its share on the mean over layers is left out.
+    One whose layers cannot reach its share on the mean over layers, or that refuses these pictures, is left out.
     """
     records: dict[int, list[Record]] = {n: [] for n in range(len(candidates))}
     for asked in asking.groups(numbers):
@@ -134,7 +134,7 @@ def _answered(asking: Asking, candidates: Sequence[Candidate], numbers: Sequence
         for n in [*records]:
             try:
                 records[n] += asking.answers(candidates[n].entry, asked, prepared)
-            except BudgetError:
+            except (BudgetError, UnsupportedError):
                 del records[n]
     return [dataclasses.replace(candidates[n], records=tuple(mine)) for n, mine in records.items()]
 
