@@ -17,8 +17,6 @@ from ..core.pipeline import Pipeline
 from ..engine.apply import reduce
 from ..engine.run import Run
 from ..loading import load, load_text_tower
-from ..models.adapter import find_adapter
-from ..models.placing import layout_of
 from .conversations import Prompt
 from .decoding import Decoding, read_decoding
 from .model_args import ModelArgs
@@ -145,17 +143,16 @@ class Answerer:
         """Add a run's prompts to the tally. Returns the tokens of each that were left after the last cut."""
         there = inputs["attention_mask"].sum(dim=1).tolist()
         self.tally.prompts += len(there)
-        layout = layout_of(find_adapter(self.model), dict(inputs))
         last = run.report.last
-        if layout is None or last is None:  # no pictures
+        if last is None:  # no pictures
             return [int(n) for n in there]
         beams = len(last.tokens_in) // len(there)  # each row is repeated for them
-        read, kept = ([sum(row) for row in rows[::beams]] for rows in (last.tokens_in, last.tokens_kept))
+        visual, kept = ([sum(row) for row in rows[::beams]] for rows in (last.tokens_in, last.tokens_kept))
         ratios = last.mean_keep_ratios[::beams]
-        self.tally.visual += sum(layout.num_tokens)
+        self.tally.visual += sum(visual)
         self.tally.kept += sum(kept)
-        self.tally.layers_kept += sum(n * ratio for n, ratio in zip(read, ratios, strict=True))
-        return [int(n - v + k) for n, v, k in zip(there, layout.num_tokens, kept, strict=True)]
+        self.tally.layers_kept += sum(n * ratio for n, ratio in zip(visual, ratios, strict=True))
+        return [int(n - v + k) for n, v, k in zip(there, visual, kept, strict=True)]
 
 
 class _Dictation:
