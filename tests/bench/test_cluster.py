@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 
 import tessella
-from tessella.app.jobs import Source, run_bench
+from tessella.app.jobs import run_bench
+from tessella.app.source import Source
 from tessella.bench.cluster import Cluster, Crew, reach, run_on
 from tessella.bench.cluster.portions import Portions
 from tessella.bench.cluster.reaching import ON_LOOPBACK, find_room
@@ -31,7 +32,7 @@ from tessella.bench.records import Record
 from tessella.bench.runner import Request, Work, answer, plan_work, run_work
 from tessella.cli.application import run
 from tessella.cli.optional_value import fill_in
-from tessella.core.errors import InputError
+from tessella.core.errors import BudgetError, InputError
 
 SMALL = Request("none,blind,hiprune,random", "1/2,22", "digit,shape", 6, batch=2, only=True)
 NEEDS_RAY = pytest.mark.skipif(
@@ -69,22 +70,22 @@ def on_loopback() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """A cluster of two nodes with one CPU each, for as long as this module runs."""
+    """A cluster of two nodes with one CPU and, as far as Ray knows, one GPU each, as long as this module runs."""
     from ray.cluster_utils import Cluster as Nodes
 
     nodes = Nodes(shutdown_at_exit=True)
     for _ in range(2):
-        nodes.add_node(num_cpus=1, num_gpus=0, include_dashboard=False, wait=False)
+        nodes.add_node(num_cpus=1, num_gpus=1, include_dashboard=False, wait=False)
     yield nodes.address
     nodes.shutdown()
 
 
 @pytest.fixture(scope="module")
 def crew(address: str) -> Iterator[Crew]:
-    """Two workers, one on each node."""
-    with reach(Cluster(address, cpus=1)) as ray:
+    """Two workers, one on each node's CPU."""
+    with reach(Cluster(address)) as ray:
         wait_until(lambda: len(ray.nodes()) == 2)
-        crew = Crew(ray, Cluster(address, cpus=1), Source("mini"), SMALL)
+        crew = Crew(ray, Cluster(address, cpus=1), Source("mini", device="cpu"), SMALL)
         crew.plan()
         yield crew
 
@@ -213,6 +214,17 @@ def members_of(group: int) -> list[str]:
 
 
 # --- workers that cannot go on --------------------------------------------------------------------------------------
+
+
+@NEEDS_RAY
+def test_what_a_worker_refuses_is_raised_here(crew, address):
+    """Of workers that ask for a GPU each, which the others have left."""
+    import ray
+
+    others = Crew(ray, Cluster(address, cpus=1), Source("mini"), dataclasses.replace(SMALL, keep="197"))
+    with pytest.raises(BudgetError, match=r"keep=197 asks for 197 .*, but only 196 are there") as error:
+        others.plan()
+    assert "\n" not in str(error.value)
 
 
 def test_a_portion_over_which_workers_die_is_given_up(work, tmp_path):

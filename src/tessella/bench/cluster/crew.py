@@ -109,6 +109,7 @@ class Crew:
             return
         part = next(awaited, None)
         if part is None:
+            assert not worker.portion.left, "a worker has answered all that it was given"
             worker.portion = None
             self.idle.append(worker)
             return

@@ -40,7 +40,7 @@ def run_on(crew: Crew, work: Work, ledger: Ledger, tell: Callable[[Progress], No
                 progress = portions.write(news.portion, news.answers)
                 if tell is not None:
                     tell(dataclasses.replace(progress, seconds_left=progress.seconds_left / max(len(crew.workers), 1)))
-        if not heard:
+        if not heard or crew.idle:
             portions.look_again()
     return note_on(missing)
 

@@ -15,6 +15,7 @@ from ...core.errors import InputError
 LOCAL, AUTO = "local", "auto"
 ALLOWED = f"'{LOCAL}' (started on this machine for the run), '{AUTO}' (the one that runs here) or host:port"
 SECONDS = 3.0  # to wait for a cluster's first answer; Ray itself would try for two minutes
+STORE_BYTES = 100 << 20  # of shared memory on this machine: answers are small, and models are not shared
 # Ray listens on every interface unless it is told that its node is no part of a cluster
 ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"  # HTTP/2 with empty settings, as gRPC begins
@@ -60,8 +61,9 @@ def reach(cluster: Cluster) -> Iterator[Any]:
     for name, value in {"RAY_USAGE_STATS_ENABLED": "0", **(ON_LOOPBACK if address == LOCAL else {})}.items():
         os.environ.setdefault(name, value)
     ray = _import_ray()
+    sizes = {"object_store_memory": STORE_BYTES} if address == LOCAL else {}
     try:
-        ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **sizes)
     except (Exception, SystemExit) as error:  # Ray leaves the program where a cluster does not answer
         reason = "it does not answer" if isinstance(error, SystemExit) else str(error).split("\n")[0]
         done = "started" if address == LOCAL else f"reached at {address!r}"
