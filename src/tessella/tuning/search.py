@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
@@ -53,20 +53,62 @@ def search(
     An interrupt ends it, with what was tried; before the first trial is finished it is raised.
     """
     full = ask_all(asking, parse(FULL), prepared, None)
-    tried: dict[str, Trial] = {}
-    with quiet(optuna := import_optuna()):
-        study = _study(optuna, space, trials, seed)
+    optuna = import_optuna()
+    with quiet(optuna):
+        this = _Searcher(optuna, _study(optuna, space, trials, seed), asking, space, goal, prepared, full)
         try:
             for _ in range(ASKS * trials):
-                if len(tried) == trials:
+                if len(this.tried) == trials:
                     break
-                _try_one(optuna, study, asking, space, goal, prepared, full, tried)
-                advance(len(tried), trials)
+                this.try_one()
+                advance(len(this.tried), trials)
         except KeyboardInterrupt:
-            if not any(trial.finished for trial in tried.values()):
+            if not this.finished:
                 raise
-            return Search(full, tuple(tried.values()), trials, stopped=True)
-    return Search(full, tuple(tried.values()), trials)
+            return Search(full, tuple(this.tried.values()), trials, stopped=True)
+    return Search(full, tuple(this.tried.values()), trials)
+
+
+@dataclass
+class _Searcher:
+    """A search under way; `tried` has its trials by the text of their pipelines."""
+
+    optuna: Any
+    study: Any
+    asking: Asking
+    space: Space
+    goal: Goal
+    prepared: Sequence[Prepared]
+    full: Trial
+    tried: dict[str, Trial] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> list[Trial]:
+        return [trial for trial in self.tried.values() if trial.finished]
+
+    def try_one(self) -> None:
+        """Ask for one pipeline, try it unless it was, and tell the study; refused ones are told and not tried."""
+        proposal = self.study.ask()
+        try:
+            pipeline = self.space.suggest(proposal)
+            trial = self.tried.get(str(pipeline)) or self._try(pipeline)
+        except REFUSALS:
+            self.study.tell(proposal, REFUSED)
+            return
+        self.tried[str(pipeline)] = trial
+        if trial.finished:
+            self.study.tell(proposal, self.goal.rank(trial))
+        else:
+            proposal.report(self.goal.rank(trial), len(trial.right))
+            self.study.tell(proposal, state=self.optuna.trial.TrialState.PRUNED)
+
+    def _try(self, pipeline: Pipeline) -> Trial:
+        best = choose(self.finished, self.goal) if self.finished else None
+
+        def is_hopeless(so_far: Trial) -> bool:
+            return self.goal.is_hopeless(so_far, self.full.right, best)
+
+        return ask_all(self.asking, pipeline, self.prepared, self.full, is_hopeless)
 
 
 def ask_all(
@@ -112,36 +154,6 @@ def _study(optuna: Any, space: Space, trials: int, seed: int) -> Any:
     for values in starts:
         study.enqueue_trial(values)
     return study
-
-
-def _try_one(
-    optuna: Any,
-    study: Any,
-    asking: Asking,
-    space: Space,
-    goal: Goal,
-    prepared: Sequence[Prepared],
-    full: Trial,
-    tried: dict[str, Trial],
-) -> None:
-    """Ask for one pipeline, try it unless it was, and tell the study; refused ones are told and not tried."""
-    proposal = study.ask()
-    finished = [trial for trial in tried.values() if trial.finished]
-    best = choose(finished, goal) if finished else None
-    try:
-        pipeline = space.suggest(proposal)
-        trial = tried.get(str(pipeline)) or ask_all(
-            asking, pipeline, prepared, full, lambda so_far: goal.is_hopeless(so_far, full.right, best)
-        )
-    except REFUSALS:
-        study.tell(proposal, REFUSED)
-        return
-    tried[str(pipeline)] = trial
-    if trial.finished:
-        study.tell(proposal, goal.rank(trial))
-    else:
-        proposal.report(goal.rank(trial), len(trial.right))
-        study.tell(proposal, state=optuna.trial.TrialState.PRUNED)
 
 
 def _trial(pipeline: Pipeline, records: Sequence[Record], full: Trial | None, finished: bool) -> Trial:
