@@ -62,11 +62,15 @@ def scale_ticks(ends: tuple[float, float]) -> list[float]:
 
     >>> scale_ticks((0.0, 1.5))
     [1.0, 2.0, 5.0, 10.0, 20.0]
+    >>> scale_ticks((1.5, 1.7))
+    [40.0, 50.0]
     """
     low, high = ends
     powers = range(math.floor(low), math.ceil(high) + 1)
-    ticks = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
-    return [tick for tick in ticks if low <= math.log10(tick) <= high]
+    all_ticks = [digit * 10.0**power for power in powers for digit in range(1, 10)]
+    ticks = [tick for tick in all_ticks if low <= math.log10(tick) <= high]
+    few = [tick for tick in ticks if f"{tick:e}"[0] in "125"]
+    return few if len(few) > 2 else ticks
 
 
 def round_ticks(ends: tuple[float, float], most: int = 5) -> list[float]:
