@@ -9,19 +9,45 @@ import pytest
 from tessella.bench import embedded, tasks
 from tessella.bench.embedded import Embedded
 from tessella.core.errors import InputError
-from tessella.mini.questions import KINDS, sample
+from tessella.mini.prompts import ALL_KINDS, draw_prompt
+from tessella.mini.questions import KINDS
 
 # questions and answers of the first ten test samples of each type; when they move, raise the version too
-PINNED = {"1": "33bee4527778fd02"}
+PINNED = {"1": "33bee4527778fd02", "2": "47d7ee788b9af69f"}
+
+
+def digest(lines: list[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def test_samples_are_those_of_the_task_version():
     lines = []
-    for kind in KINDS:
-        for seed in range(200_000, 200_010):
-            drawn = sample(kind, seed, Embedded.split)
-            lines.append(f"{kind} {seed} {drawn.question} {drawn.answer}")
-    assert hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16] == PINNED[Embedded.version]
+    for kind in ALL_KINDS:
+        for number in range(200_000, 200_010):
+            drawn = draw_prompt(kind, number, Embedded.split)
+            words = [part for part in drawn.parts if isinstance(part, str)]
+            lines.append(f"{kind} {number} {' '.join(words)} {drawn.answer}")
+    assert digest(lines) == PINNED[Embedded.version]
+    assert digest(lines[: 10 * len(KINDS)]) == PINNED["1"]  # what was asked of one picture has not changed
+
+
+def test_contexts_and_clips_are_asked_when_they_are_named():
+    task = Embedded()
+    assert (task.kinds, task.usual_kinds) == (ALL_KINDS, KINDS)
+    assert tasks.read_kinds(task, "shots,motion") == ("shots", "motion")
+    [asked] = task.draw("shots", [200_000])
+    assert [isinstance(part, str) for part in asked.parts].count(False) in (2, 3, 4)
+
+
+def test_a_variant_is_another_look_of_single_pictures():
+    crowded = tasks.find_task("mini(variant='crowded')")
+    assert crowded.kinds == KINDS
+    assert crowded.facts()["task"] == f"mini world, crowded {Embedded.version}"
+    assert crowded.draw("digit", [5])[0].parts[0] != Embedded().draw("digit", [5])[0].parts[0]
+    with pytest.raises(InputError, match=r"variant must be one of plain, sparse, crowded, small, large; got 'full'"):
+        tasks.find_task("mini(variant='full')")
+    with pytest.raises(InputError, match="the task 'mini' has one option, variant"):
+        tasks.find_task("mini(size=3)")
 
 
 def test_batches_have_the_same_members_whatever_the_limit():

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..core.errors import InputError
-from ..mini.questions import KINDS, sample
+from ..mini.prompts import ALL_KINDS, draw_prompt
+from ..mini.questions import KINDS
+from ..mini.variants import VARIANTS
+from ..mini.world import WORLD_VERSION
 from .task import Asked, Task
 
 SEED_STRIDE = 1_000_000  # questions of a kind between the first ones of two seeds
@@ -16,35 +19,46 @@ MAX_SEED = 1_000_000  # sample seeds stay far inside 64 bits
 
 
 class Embedded(Task):
-    """Eight kinds of questions about drawn pictures; another `seed` draws other ones."""
+    """Eight kinds of questions about one picture, three about several and two about clips; all are drawn.
+
+    Another `seed` draws other ones. A `variant` is another look of single pictures: sparse or crowded, small or large
+    objects. Raises InputError for a variant that there is not.
+    """
 
     id = "mini"
     title = "The embedded world"
-    version = "1"
+    version = WORLD_VERSION
     split = "test"
     metric = "accuracy"
     max_new_tokens = 6  # right answers have at most five
 
-    def __init__(self, seed: int = 0) -> None:
-        self.first = first_number(seed)
+    def __init__(self, seed: int = 0, variant: str = "plain") -> None:
+        if variant not in VARIANTS:
+            raise InputError(f"variant must be one of {', '.join(VARIANTS)}; got {variant!r}.")
+        self.first, self.variant = first_number(seed), variant
 
     @property
     def kinds(self) -> tuple[str, ...]:
+        return ALL_KINDS if self.variant == "plain" else KINDS
+
+    @property
+    def usual_kinds(self) -> tuple[str, ...]:
         return KINDS
 
     def numbers(self, kind: str) -> range:
         return range(self.first, self.first + SEED_STRIDE)
 
     def draw(self, kind: str, numbers: Sequence[int]) -> list[Asked]:
-        drawn = [(n, sample(kind, n, self.split)) for n in numbers]
-        return [Asked(kind, n, (s.image, s.question), s.answer) for n, s in drawn]
+        drawn = [(n, draw_prompt(kind, n, self.split, self.variant)) for n in numbers]
+        return [Asked(kind, n, p.parts, p.answer) for n, p in drawn]
 
     def score(self, answer: str, truth: str) -> float:
         """Exact match."""
         return float(answer == truth)
 
     def facts(self) -> dict[str, Any]:
-        return {**super().facts(), "task": f"mini world {self.version}", "pictures": pictures_digest()}
+        name = "mini world" if self.variant == "plain" else f"mini world, {self.variant}"
+        return {**super().facts(), "task": f"{name} {self.version}", "pictures": pictures_digest()}
 
 
 def first_number(seed: int) -> int:
@@ -54,12 +68,13 @@ def first_number(seed: int) -> int:
     return seed * SEED_STRIDE + SEED_OFFSET
 
 
-def pictures_digest(kinds: Sequence[str] = KINDS, numbers: Sequence[int] = (0,)) -> str:
+def pictures_digest(kinds: Sequence[str] = ALL_KINDS, numbers: Sequence[int] = (0,)) -> str:
     """Digest of drawn samples, pixels included: it moves with the generator and with the library that draws."""
     digest = hashlib.sha256()
     for kind in kinds:
         for number in numbers:
-            drawn = sample(kind, number, Embedded.split)
-            digest.update(f"{kind}\n{number}\n{drawn.question}\n{drawn.answer}\n".encode())
-            digest.update(drawn.image.convert("RGB").tobytes())
+            drawn = draw_prompt(kind, number, Embedded.split)
+            digest.update(f"{kind}\n{number}\n{drawn.answer}\n".encode())
+            for part in drawn.parts:
+                digest.update(part.encode() if isinstance(part, str) else part.convert("RGB").tobytes())
     return digest.hexdigest()[:16]

@@ -68,6 +68,11 @@ class Task(ABC):
     def kinds(self) -> tuple[str, ...]:
         """Types of questions, in the order of the tables."""
 
+    @property
+    def usual_kinds(self) -> tuple[str, ...]:
+        """Types that are asked where nobody names any."""
+        return self.kinds
+
     @abstractmethod
     def numbers(self, kind: str) -> range:
         """All questions of a kind."""

@@ -26,26 +26,29 @@ class Batch:
 
 
 def find_task(name: str, data: str | Path | None = None, seed: int = 0) -> Task:
-    """The embedded world, or a public set by name, with `data` from a local file or folder.
+    """The embedded world, or a public set by name, with `data` from a local file or folder. Options stand behind it.
 
     Raises InputError for a name that no task has, for data or a seed that the task does not take, and for a set that
     cannot be reached.
     """
-    if name == Embedded.id:
-        if data is not None:
-            raise InputError(f"the task {name!r} draws its own pictures and takes no data; got {str(data)!r}.")
-        return Embedded(seed)
-    from .sets import load_set
+    from .sets import load_set, split_options
 
+    bare, options = split_options(name)
+    if bare == Embedded.id:
+        if data is not None:
+            raise InputError(f"the task {bare!r} draws its own pictures and takes no data; got {str(data)!r}.")
+        if set(options) - {"variant"}:
+            raise InputError(f"the task {bare!r} has one option, variant, as in mini(variant='crowded'); got {name!r}.")
+        return Embedded(seed, **options)
     if seed:
         raise InputError(f"the questions of {name!r} are fixed, so that there is no seed; got {seed}.")
     return load_set(name, data)
 
 
 def read_kinds(task: Task, text: str | None) -> tuple[str, ...]:
-    """Question types from a text with commas, all by default. Raises InputError with the closest one."""
+    """Question types from a text with commas, the usual ones by default. Raises InputError with the closest one."""
     if text is None:
-        return task.kinds
+        return task.usual_kinds
     kinds = tuple(part.strip() for part in text.split(","))
     for kind in kinds:
         if kind not in task.kinds:

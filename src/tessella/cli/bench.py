@@ -27,7 +27,11 @@ def command(
         typer.Option(metavar="K1,K2", help="Keeps for methods without a budget of their own: 1/2,1/4 or 64."),
     ] = None,
     types: Annotated[
-        str | None, typer.Option(metavar="T1,T2", help="Question types, e.g. colour,digit; all of the task by default.")
+        str | None,
+        typer.Option(
+            metavar="T1,T2",
+            help="Question types, e.g. colour,digit; by default all of the task, of 'mini' those about one picture.",
+        ),
     ] = None,
     limit: Annotated[int, typer.Option(metavar="N", help="Questions of each type.")] = 200,
     stage: Annotated[
@@ -39,7 +43,11 @@ def command(
     only: Annotated[bool, typer.Option("--only", help="Add no 'none', 'blind' and 'downsample'.")] = False,
     task: Annotated[
         str,
-        typer.Option(metavar="TASK", help="The questions: 'mini' (drawn by the project) or a public set, e.g. pope."),
+        typer.Option(
+            metavar="TASK",
+            help="The questions: 'mini' (drawn by the project; also \"mini(variant='crowded')\") or a public set, e.g. "
+            "pope.",
+        ),
     ] = "mini",
     data: Annotated[
         str | None,

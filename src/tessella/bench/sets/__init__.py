@@ -30,7 +30,7 @@ def load_set(name: str, data: str | Path | None = None, **options: Any) -> HubSe
     `load_set("textvqa(ocr=True)")`. Raises InputError with the closest name for a set or an option that there is not,
     and for an option of another type than its default.
     """
-    name, told = _split_options(name)
+    name, told = split_options(name)
     if name not in set_names():
         raise InputError(f"no set {name!r}.{_closest(name, set_names())} Sets: {', '.join(set_names())}.")
     module = importlib.import_module(f"{__name__}.{name}")
@@ -39,7 +39,7 @@ def load_set(name: str, data: str | Path | None = None, **options: Any) -> HubSe
     return cls(data=data, **told, **options)
 
 
-def _split_options(text: str) -> tuple[str, dict[str, Any]]:
+def split_options(text: str) -> tuple[str, dict[str, Any]]:
     """A set's name and the options in brackets behind it."""
     name, bracket, inner = text.partition("(")
     if not bracket:
