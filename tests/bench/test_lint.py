@@ -96,7 +96,7 @@ def test_all_tokens_must_give_the_answers_of_the_full_model(small_bench):
 
 def test_the_full_row_is_held_against_what_its_weights_are_known_for(monkeypatch):
     weights = setting("none").details["weights"]
-    monkeypatch.setitem(EXPECTED, weights, {"colour": 0.95, "place": 0.9})
+    monkeypatch.setitem(EXPECTED, ("world", weights), {"colour": 0.95, "place": 0.9})
 
     def full(colour: int) -> list[Row]:
         marks = {"colour": "1" * colour + "0" * (N - colour), "place": "1" * 34 + "0" * 6}

@@ -16,7 +16,7 @@ from ..bench.report.commands import task_of
 from ..bench.report.gallery import Disagreement, Exhibit, Gallery, find_disagreements
 from ..bench.report.page import report_page
 from ..bench.summary import RIGHT, Measured
-from ..bench.task import Asked, Task
+from ..bench.task import Task
 from ..bench.tasks import find_task
 from ..core.errors import InputError, TessellaError
 from ..pictures.markup import reduction_figure
@@ -80,7 +80,13 @@ def make_galleries(boards: Sequence[Board], source: Source, number: int, data: s
                 raise InputError("there is no question on which two methods at one keep disagree.")
             _check_model(board, model, source.name)
             task = _find_task(board, data)
-            out.append(Gallery(tuple(_show(model, processor, task, d) for d in disagreements)))
+            shown = (_show(model, processor, task, d) for d in disagreements)
+            exhibits = tuple(exhibit for exhibit in shown if exhibit is not None)
+            if not exhibits:
+                raise InputError(
+                    "only questions behind their pictures are drawn, no clips and no text between pictures."
+                )
+            out.append(Gallery(exhibits))
         except TessellaError as error:
             out.append(Gallery(left_out=f"No pictures: {error}"))
     return tuple(out)
@@ -105,24 +111,17 @@ def _find_task(board: Board, data: str | None) -> Task:
     return task
 
 
-def _show(model: Any, processor: Any, task: Task, found: Disagreement) -> Exhibit:
-    """Ask again under each of the settings that are shown, and draw what they keep."""
+def _show(model: Any, processor: Any, task: Task, found: Disagreement) -> Exhibit | None:
+    """Ask again under each of the settings that are shown, and draw what they keep; None for other forms of prompts."""
     kind, number = found.question
     asked = task.draw(kind, [number])
     if not asked:
         raise InputError(f"the picture of {kind} {number} is missing.")
-    images, words = _split(asked[0])
+    *images, words = asked[0].parts
+    if not isinstance(words, str) or not all(isinstance(image, Image.Image) for image in images):
+        return None
     figures = tuple(_figure(model, processor, task, found, m, images, words) for m in found.shown)
     return Exhibit(found, words, asked[0].truth, figures)
-
-
-def _split(asked: Asked) -> tuple[list[Image.Image], str]:
-    """Pictures and the question behind them. Raises InputError for prompts of another form."""
-    *images, words = asked.parts
-    pictures = [part for part in images if isinstance(part, Image.Image)]
-    if not isinstance(words, str) or len(pictures) != len(images):
-        raise InputError("only questions behind their pictures are drawn, no clips and no text between pictures.")
-    return pictures, words
 
 
 def _figure(
@@ -131,7 +130,7 @@ def _figure(
     task: Task,
     found: Disagreement,
     measured: Measured,
-    images: Sequence[Image.Image],
+    images: Sequence[Any],
     words: str,
 ) -> str:
     record = measured.records[found.question]

@@ -72,8 +72,11 @@ def check_full(measured: Sequence[Measured]) -> Iterator[Finding]:
     Tested for each type with a pooled standard error, at a level that holds for all types together.
     """
     full = next((m for m in measured if m.method == FULL), None)
-    expected = {} if full is None else EXPECTED.get(full.setting.details.get("weights", ""), {})
-    if full is None or not expected:
+    if full is None:
+        return
+    task, weights = (str(full.setting.details.get(name, "")) for name in ("task", "weights"))
+    expected = EXPECTED.get((task.rsplit(" ", 1)[0], weights))  # whatever the version of the task
+    if expected is None:
         return
     scores: dict[str, list[float]] = {}
     for (kind, _), record in full.records.items():

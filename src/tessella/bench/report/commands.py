@@ -20,7 +20,7 @@ def commands_of(measured: Measured) -> list[str]:
     how = [part for name in ("model", "dtype", "device", "batch") if name in details for part in _option(name, details)]
     out = []
     for task, seed, numbers in _questions(measured):
-        first = seed * SEED_STRIDE + SEED_OFFSET if task == Embedded.id else 0
+        first = seed * SEED_STRIDE + SEED_OFFSET if task.startswith(Embedded.id) else 0
         kinds = sorted({kind for kind, _ in numbers})
         which = ["--task", task, "--types", ",".join(kinds), "--limit", str(max(n for _, n in numbers) - first + 1)]
         which += ["--seed", str(seed)] if seed else []
@@ -31,11 +31,13 @@ def commands_of(measured: Measured) -> list[str]:
 def task_of(task: str) -> str:
     """The id of a task from the detail of a setting, which holds its version too.
 
-    >>> task_of("mini world 1"), task_of("pope 2")
-    ('mini', 'pope')
+    >>> task_of("mini world 1"), task_of("mini world, crowded 1"), task_of("pope 2")
+    ('mini', "mini(variant='crowded')", 'pope')
     """
-    name = task.rsplit(" ", 1)[0]
-    return Embedded.id if name == "mini world" else name
+    name, _, variant = task.rsplit(" ", 1)[0].partition(", ")
+    if name != "mini world":
+        return name
+    return f"{Embedded.id}(variant={variant!r})" if variant else Embedded.id
 
 
 def _option(name: str, details: dict[str, object]) -> Sequence[str]:
@@ -47,6 +49,6 @@ def _questions(measured: Measured) -> list[tuple[str, int, list[tuple[str, int]]
     task = task_of(str(measured.setting.details.get("task", "")))
     by_seed: dict[int, list[tuple[str, int]]] = {}
     for question in sorted(measured.records):
-        seed = max(0, question[1] - SEED_OFFSET) // SEED_STRIDE if task == Embedded.id else 0
+        seed = max(0, question[1] - SEED_OFFSET) // SEED_STRIDE if task.startswith(Embedded.id) else 0
         by_seed.setdefault(seed, []).append(question)
     return [(task, seed, questions) for seed, questions in sorted(by_seed.items())]
