@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tessella.bench.embedded import Embedded
 from tessella.cli.application import run
 
 BENCH = ("--methods", "hiprune,random,pool", "--keep", "1/9", "--types", "digit,shape", "--limit", 10, "--batch", 10)
@@ -42,7 +43,7 @@ def test_tables_and_findings_without_a_model(call, ledger, monkeypatch):
     code, text, err = call("report", ledger)
     assert (code, err) == (0, "")
     lines = text.splitlines()
-    assert lines[0] == "mini world 1, mini"
+    assert lines[0] == f"mini world {Embedded.version}, mini"
     assert lines[1].split()[:4] == ["method", "keep", "accuracy", "%"]
     assert [line.split()[0] for line in lines[2:8]][:2] == ["none", "blind"]
     assert {line.split()[0] for line in lines[4:8]} == {"hiprune", "random", "pool", "downsample"}
