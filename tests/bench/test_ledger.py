@@ -213,7 +213,7 @@ def test_a_changed_setting_is_refused(path):
     assert "is half-written or was changed" in refused(path)
 
 
-# --- one job of a name -----------------------------------------------------------------------------------------------------
+# --- one job of a name -------------------------------------------------------------------------------------------------
 
 HOLD = """
 import sys
@@ -230,7 +230,9 @@ def test_a_second_run_is_refused_and_a_dead_one_is_replaced(path):
     )
     try:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(InputError, match=rf"is in use by a job 'bench', process {holder.pid}; wait for it, give another file, or"):
+        with pytest.raises(
+            InputError, match=rf"in use by a job 'bench', process {holder.pid}; wait for it, give another"
+        ):
             Ledger(path)
         assert len(read_ledger(path)) == 3
     finally:

@@ -35,6 +35,10 @@ MAY = {
         {"core", "models", "engine", "mini", "pictures", "app", "instruments", "bench", "loading", "__version__"},
         TENSORS | {"PIL", "av", "datasets", "huggingface_hub", "pyarrow", "pynvml", "ray"},
     ),
+    "integrations": (
+        {"core", "app", "engine", "loading", "pictures", "integrations", "__version__"},
+        TENSORS | {"PIL", "av", "tqdm", "lmms_eval"},
+    ),
     "tuning": (
         {"core", "models", "engine", "samples", "app", "bench", "calibration", "tuning", "__version__"},
         TENSORS | {"optuna"},

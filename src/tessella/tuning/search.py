@@ -139,7 +139,7 @@ def import_optuna() -> Any:
     except ModuleNotFoundError as error:
         if error.name != "optuna":
             raise
-        raise InputError("tuning needs optuna, which is not installed: pip install 'tessella[calibrate]'") from None
+        raise InputError("tuning needs optuna, which is not installed: pip install 'tessella[tune]'") from None
     return optuna
 
 
