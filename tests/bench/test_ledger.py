@@ -213,7 +213,7 @@ def test_a_changed_setting_is_refused(path):
     assert "is half-written or was changed" in refused(path)
 
 
-# --- one job of a name -------------------------------------------------------------------------------------------------
+# --- one job of a name -----------------------------------------------------------------------------------------------
 
 HOLD = """
 import sys
