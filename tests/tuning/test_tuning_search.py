@@ -6,6 +6,7 @@ import dataclasses
 import sys
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,9 @@ from tessella.app.answering import ask
 from tessella.bench.ledger import read_ledger
 from tessella.calibration.recipes import save_recipe
 from tessella.core.errors import InputError
+from tessella.core.pipeline import parse
 from tessella.samples import load_samples
-from tessella.tuning import asking, result
+from tessella.tuning import asking, judging, result
 from tessella.tuning.goal import Goal
 from tessella.tuning.result import Result
 from tessella.tuning.tune import tune
@@ -80,6 +82,15 @@ def test_every_published_method_is_there_at_the_same_cost(found: Result) -> None
     assert all(row.cost == pytest.approx(found.chosen.cost, abs=0.01) for row in found.rows if row.is_rival)
     assert [row.role for row in found.rows[:2]] == ["full", "chosen"]
     assert all(row.latency is not None and row.latency.median > 0 for row in found.rows if row.role != "alone")
+
+
+def test_a_published_method_that_costs_more_is_no_rival() -> None:
+    def costing(cost: float, role: str) -> Any:
+        record = SimpleNamespace(mean_keep_ratio=cost)
+        return judging.Candidate(parse("none"), role, None, records=(record, record))  # type: ignore[arg-type]
+
+    there = [costing(1.0, "full"), costing(0.2, "chosen"), costing(0.2, "alone"), costing(0.21, "alone")]
+    assert judging._affordable(there, 0.2) == there[:3]
 
 
 def test_the_same_seed_finds_the_same_and_asks_nothing_twice(
@@ -151,7 +162,7 @@ def test_an_interrupt_keeps_the_best_so_far(ledger: Path) -> None:
 
 def test_a_missing_package_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(InputError, match=r"tuning needs optuna, .*: pip install 'tessella\[calibrate\]'"):
+    with pytest.raises(InputError, match=r"tuning needs optuna, .*: pip install 'tessella\[tune\]'"):
         run(tmp_path / "x.db", LIMIT)
 
 

@@ -21,6 +21,7 @@ from .space import Space, rivals
 from .timing import ROUNDS, Latency, time_first_token
 
 Role = Literal["full", "chosen", "front", "alone"]
+ROUNDING = 1e-9  # of a mean of shares
 PROMPTS = 5  # held-out questions on which time is taken
 
 
@@ -90,8 +91,7 @@ def judge(
     candidates = [_candidate(asking, parse(FULL), "full"), _candidate(asking, chosen.pipeline, "chosen")]
     candidates += [_candidate(asking, pipeline, "front") for pipeline in found]
     candidates = _answered(asking, _with_rivals(asking, candidates, rivals(space, share)), numbers)
-    limit = max(float(share) + goal.slack, chosen.cost + 1e-9)
-    candidates = [c for c in candidates if c.role != "alone" or c.cost <= limit]
+    candidates = _affordable(candidates, max(float(share) + goal.slack, chosen.cost + ROUNDING))
     rows = _compare(candidates, seed)
     timed = {row.pipeline for row in rows if row.role != "alone"} | {row.pipeline for row in best_rival(rows)}
     pipelines = [c.pipeline for c in candidates if str(c.pipeline) in timed]
@@ -137,6 +137,11 @@ def _answered(asking: Asking, candidates: Sequence[Candidate], numbers: Sequence
             except (BudgetError, UnsupportedError):
                 del records[n]
     return [dataclasses.replace(candidates[n], records=tuple(mine)) for n, mine in records.items()]
+
+
+def _affordable(candidates: Sequence[Candidate], limit: float) -> list[Candidate]:
+    """All but published methods that cost more than a limit."""
+    return [c for c in candidates if c.role != "alone" or c.cost <= limit]
 
 
 def _compare(candidates: Sequence[Candidate], seed: int) -> list[Row]:
