@@ -12,8 +12,9 @@ from torch import Tensor
 import tessella
 from tessella.calibration import information_horizon as fitter
 from tessella.calibration.fitting import calibrate, fitters
-from tessella.calibration.information_horizon import Curve, answer_token, fit, measure
+from tessella.calibration.information_horizon import Curve, fit, measure
 from tessella.calibration.job import Job
+from tessella.calibration.withdrawing import answer_token
 from tessella.core.errors import InputError
 from tessella.core.pipeline import parse
 from tessella.core.recipe import recipe_from_text

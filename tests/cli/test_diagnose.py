@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tessella.instruments import horizon
+from tessella.calibration import withdrawing
 from tessella.testing.families import tiny_family
 
 QUICK = ("--data", "mini:8", "--instruments", "horizon,overlap", "--methods", "random,uniform")
@@ -135,8 +135,8 @@ def test_ctrl_c_in_the_middle_writes_nothing(call, monkeypatch, tmp_path):
             raise KeyboardInterrupt
         return horizon_next(model, inputs)
 
-    horizon_next = horizon.likely_next
-    monkeypatch.setattr(horizon, "likely_next", interrupted)
+    horizon_next = withdrawing.likely_next
+    monkeypatch.setattr(withdrawing, "likely_next", interrupted)
     done = call("diagnose", *QUICK, "--html", tmp_path / "out.html")
     assert done == (130, "", "interrupted: nothing was written\n")
     assert len(asked) == 4

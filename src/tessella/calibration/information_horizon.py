@@ -6,6 +6,7 @@ Paper    Wang et al., CVPR 2026, arXiv:2512.07580; the answer's probability with
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,14 +16,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core.budget import Budget
-from ..core.cards import Positions
 from ..core.contracts import Method
 from ..core.errors import InputError
-from ..core.registry import make
-from ..engine.apply import reduce
 from ..models.adapter import find_adapter
-from ..samples import Sample, batches
+from ..samples import Sample
 from .job import Fit, Job
+from .withdrawing import withdraw
 
 MIN_SAMPLES = 16
 OPTIONS = ("eps",)
@@ -92,54 +91,18 @@ def fit(method: Method, job: Job) -> Fit:
     return Fit({"at_layer": at_layer}, evidence)
 
 
-@torch.no_grad()
 def measure(job: Job) -> tuple[Float[Tensor, "n L"], int]:
     """For each sample and layer, by how much the answer's probability changes where no visual token goes further.
 
-    The answer is its first token; where a sample has none, what the full model finds likeliest: of so many samples.
+    And of how many samples the answer is the model's own; see `withdraw`.
     """
     depth = find_adapter(job.model).info.num_layers
-    rows, num_own, done, of = [], 0, 0, -(-len(job.samples) // job.batch) * depth
-    for some, inputs in batches(job.model, job.processor, job.samples, job.batch):
-        full = likely_next(job.model, inputs)
-        named = [answer_token(job.processor.tokenizer, s.answer, row) for s, row in zip(some, full, strict=True)]
-        num_own += named.count(None)
-        own = full.argmax(dim=1).tolist()
-        tokens = [likeliest if token is None else token for token, likeliest in zip(named, own, strict=True)]
-        at = torch.tensor(tokens, device=full.device)[:, None]
-        columns = []
-        for layer in range(depth):
-            withdrawal, positions = without_from(layer)
-            with reduce(job.model, withdrawal, positions=positions):
-                columns.append(likely_next(job.model, inputs).gather(1, at) - full.gather(1, at))
-            done += 1
-            job.advance(done, of)
-        rows.append(torch.cat(columns, dim=1).double().cpu())
+    of, done = -(-len(job.samples) // job.batch) * depth, itertools.count(1)
+    rows, num_own = [], 0
+    for withdrawal in withdraw(job.model, job.processor, job.samples, job.batch, lambda: job.advance(next(done), of)):
+        rows.append(withdrawal.change.double())
+        num_own += withdrawal.num_own
     return torch.cat(rows), num_own
-
-
-def without_from(layer: int) -> tuple[Method, Positions | None]:
-    """What takes all visual tokens away in front of a layer, and the policy under which the text stays in its place."""
-    if layer == 0:
-        return make("blind"), "original"
-    return make("information_horizon", method=make("none"), share=0.0, at_layer=layer), None
-
-
-def likely_next(model: Any, inputs: Any) -> Float[Tensor, "B W"]:
-    """Probabilities of the token behind each prompt, in float32; prompts are padded on the left."""
-    return model(**inputs, logits_to_keep=1).logits[:, -1].float().softmax(dim=1)  # type: ignore[no-any-return]
-
-
-def answer_token(tokenizer: Any, answer: str | None, probabilities: Float[Tensor, " W"]) -> int | None:
-    """The first token of an answer, written behind a space or not, whichever is likelier; None if there is none."""
-    if answer is None:
-        return None
-    firsts: set[int | None] = set()
-    for text in (answer, f" {answer}"):
-        tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
-        firsts |= {next((t for t in tokens if tokenizer.decode([t]).strip()), None)}  # some write the space by itself
-    known = sorted(token for token in firsts if token is not None and token != tokenizer.unk_token_id)
-    return max(known, key=lambda token: float(probabilities[token]), default=None)
 
 
 def rows_by_kind(samples: Sequence[Sample]) -> dict[str, list[int]]:

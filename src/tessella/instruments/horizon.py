@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from numpy import ndarray
-from torch import Tensor
 
-from ..calibration.information_horizon import EPS, answer_token, likely_next, without_from
+from ..calibration.information_horizon import EPS
+from ..calibration.withdrawing import withdraw
 from ..core.errors import InputError
-from ..engine.apply import reduce
-from ..models.adapter import find_adapter
-from ..samples import Sample, batches
+from ..samples import Sample
 from .figures import BLUE, PALE, RULE, RUST, SOFT, Note, add_legend, dress, new_figure
 from .sampling import EVERY, Advance, by_kind, check_samples, mean_interval, num_batches, silent
 
@@ -67,7 +65,6 @@ class Horizon:
         return asdict(self)
 
 
-@torch.inference_mode()
 def measure_horizon(
     model: Any,
     processor: Any,
@@ -86,26 +83,13 @@ def measure_horizon(
     check_samples(samples)
     if eps <= 0:
         raise InputError(f"eps must be above 0, such as 0.01; got {eps}.")
-    num_layers = find_adapter(model).info.num_layers
-    changes, rights, full, full_right, num_own = [], [], [], [], 0
-    for done, (some, inputs) in enumerate(batches(model, processor, samples, batch)):
-        everything = likely_next(model, inputs)
-        at, own = _answers(processor.tokenizer, some, everything)
-        num_own += own
-        full.append(everything.gather(1, at)[:, 0].cpu().numpy())
-        full_right.append((everything.argmax(dim=1) == at[:, 0]).cpu().numpy())
-        rows = []
-        for layer in range(num_layers):
-            withdrawal, positions = without_from(layer)
-            with reduce(model, withdrawal, positions=positions):
-                rows.append(likely_next(model, inputs))
-        without = torch.stack(rows, dim=1)  # [B, L, W]
-        each = at[:, None].expand(-1, num_layers, -1)
-        changes.append((without.gather(2, each)[:, :, 0] - everything.gather(1, at)).cpu().numpy())
-        rights.append((without.argmax(dim=2) == at).cpu().numpy())
-        advance(done + 1, num_batches(samples, batch))
-    change, right = np.concatenate(changes), np.concatenate(rights)
-    probability, right_full = np.concatenate(full), np.concatenate(full_right)
+    parts = []
+    for withdrawal in withdraw(model, processor, samples, batch):
+        parts.append(withdrawal)
+        advance(len(parts), num_batches(samples, batch))
+    change, right, probability, right_full = (
+        torch.cat([getattr(part, name) for part in parts]).numpy() for name in ("change", "right", "full", "right_full")
+    )
 
     def of(kind: str, members: Sequence[int]) -> KindHorizon:
         some = list(members)
@@ -114,20 +98,12 @@ def measure_horizon(
     groups = by_kind(samples)
     return Horizon(
         eps=eps,
-        num_layers=num_layers,
+        num_layers=change.shape[1],
         num=len(samples),
-        num_own=num_own,
+        num_own=sum(part.num_own for part in parts),
         overall=of(EVERY, range(len(samples))),
         kinds=tuple(of(kind, members) for kind, members in groups.items()) if len(groups) > 1 else (),
     )
-
-
-def _answers(tokenizer: Any, samples: Sequence[Sample], likely: Float[Tensor, "B W"]) -> tuple[Int[Tensor, "B 1"], int]:
-    """The token that answers each sample, and for how many that is the model's own."""
-    named = [answer_token(tokenizer, s.answer, row) for s, row in zip(samples, likely, strict=True)]
-    own = likely.argmax(dim=1).tolist()
-    tokens = [mine if token is None else token for token, mine in zip(named, own, strict=True)]
-    return torch.tensor(tokens, device=likely.device)[:, None], named.count(None)
 
 
 def summarise(
