@@ -6,30 +6,22 @@ import base64
 from collections.abc import Mapping
 from html import escape
 
+from ..pictures.markup import document
 from .diagnosis import Diagnosis, Finding
 from .figures import to_png
 
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1c1e24; --soft: #5c616d; --paper: #fff; --rule: #dcdfe5; --band: #f4f5f8;
-  --link: #1f5a99; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e9eaee; --soft: #a5aab6; --paper: #17181c; --rule: #363943;
-  --band: #202228; --link: #8ab8ea; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 60rem; padding: 1.5rem 1rem 3rem; color: var(--ink); background: var(--paper);
-  font: 1rem/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 .25rem; overflow-wrap: anywhere; }
+body { max-width: 60rem; }
 h2 { font-size: 1.2rem; margin: 0 0 .5rem; }
 a { color: var(--link); }
-p.about, footer { color: var(--soft); margin: 0 0 1rem; overflow-wrap: anywhere; }
+p.about, footer { overflow-wrap: anywhere; }
 nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; margin: 0 0 1.5rem; padding: 0; list-style: none; }
 section { margin: 0 0 2rem; padding: 1.25rem 0 0; border-top: 1px solid var(--rule); }
-figure { margin: 0 0 1rem; padding: .75rem; border: 1px solid var(--rule); border-radius: .5rem; background: #fff;
-  overflow-x: auto; }
-figure img { display: block; margin: 0 auto; max-width: 100%; height: auto; }
+figure { margin: 0 0 1rem; background: #fff; overflow-x: auto; }
+figure img { margin: 0 auto; width: auto; max-width: 100%; }
 dl { margin: 0; } dt { font-weight: 600; font-size: .85rem; color: var(--soft); }
 dd { margin: 0 0 .75rem; overflow-wrap: anywhere; }
 ul.out { padding-left: 1.25rem; overflow-wrap: anywhere; }
-footer { margin: 2rem 0 0; font-size: .85rem; }
 @media print { figure { break-inside: avoid; } }
 """
 
@@ -42,25 +34,14 @@ def diagnosis_page(diagnosis: Diagnosis, title: str, facts: Mapping[str, str], d
     links = "\n".join(f'<li><a href="#{f.instrument}">{escape(f.note.title)}</a></li>' for f in diagnosis.findings)
     sections = "\n".join(_section(finding) for finding in diagnosis.findings)
     file = "" if data_file is None else f' All numbers: <a href="{escape(data_file)}">{escape(data_file)}</a>.'
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)} · Tessella</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<h1>{escape(title)}</h1>
+    body = f"""<h1>{escape(title)}</h1>
 <p class="about">{about}</p>
 <nav aria-label="Instruments"><ul>
 {links}
 </ul></nav>
 {sections}
-{_left_out(diagnosis)}<footer>Made by Tessella {escape(__version__)}.{file}</footer>
-</body>
-</html>
-"""
+{_left_out(diagnosis)}<footer>Made by Tessella {escape(__version__)}.{file}</footer>"""
+    return document(title, body, _STYLE)
 
 
 def _section(finding: Finding) -> str:
