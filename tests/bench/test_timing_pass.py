@@ -42,7 +42,8 @@ def test_what_is_measured_of_each_setting(mini: tuple[Any, Any], tmp_path: Any) 
         assert 0 < measured["prefill_ms"]["median"] <= measured["prefill_ms"]["p95"]
         assert measured["cache_bytes"] % size == 0
     full, half = found[key["none"], 2], found[key["hiprune"], 2]
-    assert found[key["none"], 1]["flops"] * 2 == full["flops"] > 2 * half["flops"]
+    assert full["flops"] == pytest.approx(2 * found[key["none"], 1]["flops"], rel=1e-4)  # a mask is counted, or none
+    assert full["flops"] > 2 * half["flops"]
     assert full["cache_bytes"] > found[key["fastv@2"], 2]["cache_bytes"] > half["cache_bytes"]
     assert (half["oracle_ratio"] > 0, half["no_oracle"], half["from_pixels"]) == (True, None, False)
     shrunk = found[key["downsample"], 1]
