@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..core.layout import CLASS, NEWLINE, THUMBNAIL
 from ..models.adapter import Adapter, find_adapter
 from ..models.placing import layout_of
 
@@ -55,7 +56,7 @@ def why_not(adapter: Adapter, inputs: Mapping[str, Any]) -> str | None:
     assert layout is not None
     if adapter.info.multi_axis_positions or set(adapter.modalities) != {"image"}:
         return f"a {adapter.info.family} model reads grids beside its tokens"
-    if len(set(layout.num_tokens)) > 1 or any(layout.has(role) for role in (1, 2, 3)):
+    if len(set(layout.num_tokens)) > 1 or any(layout.has(role) for role in (NEWLINE, THUMBNAIL, CLASS)):
         return "its prompts have different numbers of visual tokens, or tokens that are no patches"
     return None
 

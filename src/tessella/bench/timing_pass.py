@@ -33,7 +33,7 @@ REPEATS = 30
 DECODED = 4  # tokens decoded after each prefill
 LOOK_AT = 8  # questions looked at for each one that is timed: those timed have prompts of one length
 
-Parts = dict[str, float]  # milliseconds
+Parts = dict[str, float]  # milliseconds, and joules where a GPU reports them
 
 
 @dataclass
@@ -57,6 +57,7 @@ class TimingPass:
         self.work, self.size, self.model = work, size, work.model
         self.adapter = find_adapter(work.model)
         self.prepared = prepare_batch(work.model, work.processor, work.task, self._questions(), work.entries)
+        self.machine = describe_run()
         self.why_no_oracle = why_not(self.adapter, self.prepared.inputs)
         self.lengths: dict[str, tuple[int, ...]] = {}
         self.facts: dict[str, dict[str, Any]] = {}
@@ -90,7 +91,8 @@ class TimingPass:
             "oracle_ratio": ratio,
             "no_oracle": "it changes the pictures" if entry.rewrites else self.why_no_oracle,
             **self.facts[entry.setting.key],
-            "machine": describe_run(),
+            "joules": float(np.mean(turn.all("joules"))) if turn.all("joules") else None,  # of a prefill
+            "machine": self.machine,
         }
 
     def _questions(self) -> list[Asked]:
@@ -104,7 +106,7 @@ class TimingPass:
     def _look_at(self, entry: Entry) -> None:
         """One prefill of an entry, for what is counted and not timed, and its turns."""
         key, device = entry.setting.key, self.model.device
-        cuda, joules = device.type == "cuda", read_joules(device)
+        cuda = device.type == "cuda"
         if cuda:
             torch.cuda.reset_peak_memory_stats(device)
         with reduce(self.model, entry.pipeline) as run, FlopCounterMode(display=False) as flops:
@@ -115,7 +117,6 @@ class TimingPass:
             "flops": flops.get_total_flops(),
             "cache_bytes": report.cache_bytes,
             "peak_bytes": torch.cuda.max_memory_allocated(device) if cuda else None,
-            "joules": None if joules is None else read_joules(device) - joules,
         }
         self.turns[key] = Turn(lambda: self._timed(entry))
         if not entry.rewrites and self.why_no_oracle is None:
@@ -134,11 +135,12 @@ class TimingPass:
 
     def _timed(self, entry: Entry) -> Parts:
         with reduce(self.model, entry.pipeline) as run:
-            begin = self._now()
+            joules, begin = read_joules(self.model.device), self._now()
             out = self._prefill(entry)
-            prefill = self._now() - begin
-            ms = run.report.ms
-            return {"prefill": prefill, "choose": ms["score"] + ms["select"], "decode": self._decode(out)}
+            parts, ms = {"prefill": self._now() - begin}, run.report.ms
+            if joules is not None:
+                parts["joules"] = (read_joules(self.model.device) or joules) - joules
+            return {**parts, "choose": ms["score"] + ms["select"], "decode": self._decode(out)}
 
     def _decode(self, out: Any) -> float:
         """Milliseconds a token behind a prompt, whatever the tokens are."""
