@@ -84,10 +84,10 @@ def test_demonstrations_are_learned_from_the_second_on() -> None:
         assert tokenizer.decode(ids[learned[:2]]) == "<image><image>"
 
 
-def test_half_of_a_batch_are_single_pictures_and_a_seed_draws_it_again() -> None:
+def test_so_many_lessons_are_single_pictures_and_a_seed_draws_them_again() -> None:
     tokenizer = build_processor().tokenizer
-    first, again = (draw_lessons(tokenizer, "mix", 6, WEIGHTS, 0.3, 1.0) for _ in range(2))
-    assert [lesson.kind == "single" for lesson in first] == [True, False] * 3
+    first, again = (draw_lessons(tokenizer, "mix", 6, 4, WEIGHTS, 0.3, 1.0) for _ in range(2))
+    assert [lesson.kind == "single" for lesson in first] == [True] * 4 + [False] * 2
     assert {lesson.kind for lesson in first} <= {"single", *MIX}
     assert all((a.pixels == b.pixels).all() and (a.labels == b.labels).all() for a, b in zip(first, again, strict=True))
 
@@ -95,9 +95,9 @@ def test_half_of_a_batch_are_single_pictures_and_a_seed_draws_it_again() -> None
 def test_the_encoder_stays_as_it_is_and_all_else_learns(tmp_path: Path) -> None:
     trainer = Trainer(parse(["--contexts", "3", "--run", str(tmp_path)]))
     stage = trainer.stages[6]
-    assert (stage.name, stage.lessons) == ("contexts", True)
+    assert (stage.name, stage.singles) == ("contexts", 0.5)
     before = {name: weight.clone() for name, weight in trainer.model.named_parameters()}
-    lessons = draw_lessons(trainer.processor.tokenizer, "frozen", 2, WEIGHTS, 0.0, 1.0)
+    lessons = draw_lessons(trainer.processor.tokenizer, "frozen", 2, 1, WEIGHTS, 0.0, 1.0)
     frozen = {name for name in before if "vision_tower" in name}
     trainer.learn(stage, lessons[1], 1.0)
     assert {name for name, weight in trainer.model.named_parameters() if weight.grad is None} == frozen

@@ -1,4 +1,4 @@
-"""Training batches of the stages that teach contexts and clips: half of them are single pictures, as before.
+"""Training batches of the stages that teach contexts and clips, with single pictures among them, as before.
 
 A lesson is a part of a batch: a few rows that have as many pictures, of one size, at the same places. Questions are
 packed behind the pictures as in `lessons`. Demonstrations answer themselves: from the second on, the text behind a
@@ -22,8 +22,9 @@ from tessella.mini.model import BOS, IMAGE, USER
 from tessella.mini.shrinking import shrink
 from tessella.mini.world import PATCH, Scene
 
-MIX = {"album": 0.45, "clip": 0.35, "shots": 0.2}  # of the lessons that are no single pictures
+MIX = {"album": 0.55, "clip": 0.3, "shots": 0.15}  # of the lessons that are no single pictures
 SMALL_SINGLES = 0.25  # share of the single pictures that are small
+ALBUMS = {"which": 0.4, "pick": 0.6}  # of the albums; picking is learned last
 ROWS = 4  # of a lesson
 TAILS = {"single": 122, "album": 160, "shots": 4, "clip": 48}  # tokens behind the pictures
 SMALL = {"single": (3, 14), "album": (5, 9), "shots": (6, 9), "clip": (5, 9)}  # patches a side of small pictures
@@ -43,16 +44,22 @@ class Lesson:
 
 
 def draw_lessons(
-    tokenizer: PreTrainedTokenizerFast, seed: str, count: int, weights: dict[str, float], crowds: float, small: float
+    tokenizer: PreTrainedTokenizerFast,
+    seed: str,
+    count: int,
+    singles: int,
+    weights: dict[str, float],
+    crowds: float,
+    small: float,
 ) -> list[Lesson]:
-    """`count` lessons of a seed, every second one of single pictures.
+    """`count` lessons of a seed, the first `singles` of them of single pictures.
 
     `weights` and `crowds` are of single pictures, `small` is the share of small pictures in contexts and clips.
     """
     rng = Random(seed)
     lessons = []
     for index in range(count):
-        kind = "single" if index % 2 == 0 else rng.choices(list(MIX), list(MIX.values()))[0]
+        kind = "single" if index < singles else rng.choices(list(MIX), list(MIX.values()))[0]
         shrunk = rng.random() < (SMALL_SINGLES if kind == "single" else small)
         lessons.append(draw_lesson(tokenizer, rng, kind, weights, crowds, shrunk))
     return lessons
@@ -87,7 +94,8 @@ def _draw(rng: Random, kind: str, count: int, weights: dict[str, float], crowds:
         return Context((scene,), tuple(asked))
     if kind == "clip":
         return draw_clip(rng.choice(CLIP_KINDS), rng, "train", count)
-    return draw_context("shots" if kind == "shots" else rng.choice(("which", "pick")), rng, "train", count)
+    asked = "shots" if kind == "shots" else rng.choices(list(ALBUMS), list(ALBUMS.values()))[0]
+    return draw_context(asked, rng, "train", count)
 
 
 def _shrink(pixels: np.ndarray, rng: Random, least: int, most: int) -> np.ndarray:

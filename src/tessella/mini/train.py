@@ -67,6 +67,7 @@ SIZE_WEIGHTS = WEIGHTS | {  # what is learned last gets more of the last stages
 }
 POLISH_WEIGHTS = SIZE_WEIGHTS | {"place": 0.8, "relation": 4.0, "count": 3.0, "digit": 3.0, "reading": 2.0}
 FINISH_WEIGHTS = POLISH_WEIGHTS | {"relation": 2.0, "count": 4.0, "digit": 2.0}
+SETTLE_WEIGHTS = FINISH_WEIGHTS | {"count": 5.0, "reading": 5.0}
 DIGIT_WEIGHT = 3.0  # of patches with a digit in the dense losses: digits are the last that the encoder tells apart
 GROUND_WEIGHT = 0.25  # of patches without an object in the dense losses
 AUXILIARY_WEIGHT = 0.4
@@ -87,7 +88,7 @@ class Stage:
     kinds: dict[str, float]  # how often each kind of question is asked
     crowds: float = 0.0  # share of the pictures that are crowds
     answers: bool = True  # whether questions are answered, or the encoder learns alone
-    lessons: bool = False  # whether the encoder is frozen, and contexts and clips stand beside single pictures
+    singles: float | None = None  # share of the lessons that are single pictures; the encoder is frozen
 
 
 class Heads(nn.Module):
@@ -144,8 +145,8 @@ class Trainer:
             Stage("polish", options.polish, 32, 6e-4, 1.0, 30, 1.0, 0.01, 0.3, POLISH_WEIGHTS),
             Stage("focus", options.focus, 48, 1e-3, 1.0, 60, 0.4, 0.3, 0.0, LOOK_WEIGHTS, 0.7, answers=False),
             Stage("finish", options.finish, 32, 6e-4, 0.6, 40, 0.9, 0.01, 0.25, FINISH_WEIGHTS, 0.5),
-            Stage("contexts", options.contexts, 16, 7e-4, 0.0, 60, 0.3, 0.7, 0.92, FINISH_WEIGHTS, 0.3, lessons=True),
-            Stage("settle", options.settle, 16, 4.9e-4, 0.0, 1, 1.0, 0.01, 0.6, FINISH_WEIGHTS, 0.3, lessons=True),
+            Stage("contexts", options.contexts, 16, 7e-4, 0.0, 60, 0.3, 0.7, 0.92, FINISH_WEIGHTS, 0.3, singles=0.5),
+            Stage("settle", options.settle, 24, 4.9e-4, 0.0, 1, 1.0, 0.01, 0.6, SETTLE_WEIGHTS, 0.3, singles=2 / 3),
         )
         self.optimizers = self._build_optimizers()
         self.layers: tuple[DecoderLayer, DecoderLayer] = (run_decoder_layer, run_last_layer)
@@ -321,8 +322,10 @@ def produce(queue: Any, seed: int, stages: Sequence[Stage], first: int) -> None:
 
 def draw(tokenizer: PreTrainedTokenizerFast, seed: str, stage: Stage) -> Batch | list[Lesson]:
     """The batch of a seed for a stage."""
-    if stage.lessons:
-        return draw_lessons(tokenizer, seed, stage.batch // ROWS, stage.kinds, stage.crowds, stage.small)
+    if stage.singles is not None:
+        count = stage.batch // ROWS
+        singles = round(count * stage.singles)
+        return draw_lessons(tokenizer, seed, count, singles, stage.kinds, stage.crowds, stage.small)
     return draw_batch(tokenizer, seed, stage.batch, stage.kinds, stage.crowds)
 
 
@@ -358,7 +361,7 @@ def train(options: argparse.Namespace) -> None:
             row["pictures_per_s"] = round(pictures / (now - reported), 1)
             row |= {name: round(sum(values) / len(values), 4) for name, values in sums.items()}
             if stage.answers and (step % options.check < options.report or last):
-                row["accuracy"] = trainer.check_quickly(options.quick, ALL_KINDS if stage.lessons else KINDS)
+                row["accuracy"] = trainer.check_quickly(options.quick, KINDS if stage.singles is None else ALL_KINDS)
                 save(trainer.model, trainer.processor, options.snapshot)
             with log.open("a") as file:
                 file.write(json.dumps(row) + "\n")
