@@ -92,7 +92,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A token, its bytes and its logarithmic probability before temperature and top-p; `top` the likeliest at its place."""
+    """A token, its bytes and its log-probability before temperature and top-p; `top` are the likeliest at its place."""
 
     token: str
     logprob: float
@@ -125,7 +125,7 @@ class Answerer(Protocol):
     """Whatever runs the model. `aclose()` on the iterator cancels the question."""
 
     def answer(self, question: Question) -> AsyncIterator[Event]:
-        """Events of a question. Raises Busy, Late, Stopping or the errors of `tessella.reduce` before the first event."""
+        """Events of a question. Before the first it may raise Busy, Late, Stopping or what `tessella.reduce` raises."""
 
     def facts(self) -> dict[str, Any]:
         """What `/readyz` and the page show: model, family, whether it is ready, questions waiting and running."""

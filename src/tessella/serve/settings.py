@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..app.source import Source
 
@@ -16,7 +16,7 @@ class WorkerSettings:
     off at 0: encoded pictures, and the caches of reduced pictures whose pipeline does not read the question.
     """
 
-    source: Source = Source("mini")
+    source: Source = field(default_factory=Source)
     max_batch: int = 32
     max_waiting: int = 256
     gather_ms: float = 4.0
