@@ -13,7 +13,8 @@ from typing import Any, Literal, Protocol
 from PIL import Image
 
 from ..core.errors import TessellaError
-from ..core.layout import Block
+from ..pictures.shown import Cut as Cut
+from ..pictures.shown import Shown as Shown
 
 Finish = Literal["stop", "length"]
 
@@ -49,26 +50,6 @@ class Question:
     positions: Literal["original", "compact"] | None = None
     sampling: Sampling = Sampling()
     show: bool = False  # whether the reading is to say what became of each patch
-
-
-@dataclass(frozen=True)
-class Cut:
-    """What is left in front of a decoder layer: for each image the indices of kept tokens, through its grids, and for
-    each token the index of the kept token that holds it, -1 if it was dropped."""
-
-    at_layer: int
-    kept: tuple[tuple[int, ...], ...]
-    merged: tuple[tuple[int, ...], ...]
-
-
-@dataclass(frozen=True)
-class Shown:
-    """For each image of a prompt what `tessella.pictures.drawing.draw_prompt` draws, cut by cut, the last one last."""
-
-    images: tuple[Image.Image | tuple[Image.Image, ...], ...]
-    blocks: tuple[tuple[Block, ...], ...]
-    cuts: tuple[Cut, ...]
-    seen: str = ""  # in words, where the model saw smaller pictures
 
 
 @dataclass(frozen=True)
