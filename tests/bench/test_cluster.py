@@ -21,10 +21,10 @@ import pytest
 
 import tessella
 from tessella.app.jobs import run_bench
+from tessella.app.reaching import ON_LOOPBACK, find_room
 from tessella.app.source import Source
 from tessella.bench.cluster import Cluster, Crew, reach, run_on
 from tessella.bench.cluster.portions import Portions
-from tessella.bench.cluster.reaching import ON_LOOPBACK, find_room
 from tessella.bench.cluster.worker import Plan, check_same
 from tessella.bench.ledger import Ledger
 from tessella.bench.pace import Progress
@@ -301,7 +301,7 @@ def refused(capsys: pytest.CaptureFixture[str], folder: Path, *options: str) -> 
 def test_without_ray_the_extra_is_named(capsys, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "ray", None)
     line = refused(capsys, tmp_path, "--ray")
-    assert line == "error: spreading a run needs Ray, which is not installed: pip install 'tessella[ray]'\n"
+    assert line == "error: a cluster needs Ray, which is not installed: pip install 'tessella[ray]'\n"
 
 
 @NEEDS_RAY

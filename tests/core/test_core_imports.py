@@ -89,11 +89,15 @@ def test_methods_do_not_import_each_other() -> None:
 
 
 def test_only_commands_import_the_bench() -> None:
-    """And of what commands do, the bench uses the making of prompts and the name of a model only."""
+    """And of what commands do, the bench uses the making of prompts, the name of a model and clusters only."""
     users = {part_of(p) for p in FILES if any(n.startswith("tessella.bench") for n in imports(p))}
     assert users == {"bench", "tuning", "app", "cli"}
     taken = {n for p in FILES if part_of(p) == "bench" for n in imports(p) if n.startswith("tessella.app")}
-    assert {n.rsplit(".", 1)[0] for n in taken} == {"tessella.app.prompting", "tessella.app.source"}
+    assert {n.rsplit(".", 1)[0] for n in taken} == {
+        "tessella.app.prompting",
+        "tessella.app.reaching",
+        "tessella.app.source",
+    }
 
 
 def test_nothing_imports_tests() -> None:

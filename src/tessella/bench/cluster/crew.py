@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...app.reaching import Cluster, find_room
 from ...app.source import Source
 from ...core.errors import InputError, TessellaError
 from ..ledger import Item
 from ..runner import Answers, Request, Work
 from ..tasks import Batch
-from .reaching import Cluster, find_room
 from .worker import BenchWorker, Plan, check_same
 
 LOOK_AGAIN = 0.5  # seconds without news until nodes and other jobs are looked at

@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...core.errors import InputError
+from ..core.errors import InputError
 
 LOCAL, AUTO = "local", "auto"
-ALLOWED = f"'{LOCAL}' (started on this machine for the run), '{AUTO}' (the one that runs here) or host:port"
+ALLOWED = (
+    f"'{LOCAL}' (started on this machine, for the time being), '{AUTO}' (the one that runs here) or host:port"
+)
 SECONDS = 3.0  # to wait for a cluster's first answer; Ray itself would try for two minutes
-STORE_BYTES = 100 << 20  # of shared memory on this machine: answers are small, and models are not shared
 # Ray listens on every interface unless it is told that its node is no part of a cluster
 ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"  # HTTP/2 with empty settings, as gRPC begins
@@ -24,10 +25,12 @@ _SETTINGS = 4  # type of the frame that answers it
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where a run is spread, and how many CPUs and threads each worker has where it has no GPU."""
+    """Where work is spread, how many CPUs and threads each worker has where it has no GPU, and for a cluster that is
+    started here the bytes of shared memory through which large messages go."""
 
     address: str = LOCAL
     cpus: int = 2
+    store_bytes: int = 100 << 20
 
     def check(self) -> None:
         """Raise InputError for an address or a count that cannot be, and where Ray is not installed."""
@@ -61,7 +64,7 @@ def reach(cluster: Cluster) -> Iterator[Any]:
     for name, value in {"RAY_USAGE_STATS_ENABLED": "0", **(ON_LOOPBACK if address == LOCAL else {})}.items():
         os.environ.setdefault(name, value)
     ray = _import_ray()
-    sizes = {"object_store_memory": STORE_BYTES} if address == LOCAL else {}
+    sizes = {"object_store_memory": cluster.store_bytes} if address == LOCAL else {}
     try:
         ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **sizes)
     except (Exception, SystemExit) as error:  # Ray leaves the program where a cluster does not answer
@@ -118,5 +121,5 @@ def _import_ray() -> Any:
     try:
         import ray
     except ImportError:
-        raise InputError("spreading a run needs Ray, which is not installed: pip install 'tessella[ray]'") from None
+        raise InputError("a cluster needs Ray, which is not installed: pip install 'tessella[ray]'") from None
     return ray
