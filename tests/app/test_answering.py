@@ -63,7 +63,7 @@ def test_keep_alone_means_hiprune_and_keeps_exactly_that_many(mini, picture):
     (kept,) = answer.kept
     assert len(kept) == 22
     assert sorted(set(kept)) == list(kept)
-    (merged,) = answer.merged
+    (merged,) = answer.shown.merged
     assert [m for i, m in enumerate(merged) if i in kept] == list(kept)
     assert {m for i, m in enumerate(merged) if i not in kept} == {-1}
     plain = json.loads(json.dumps(answer.to_dict(), allow_nan=False))
@@ -74,7 +74,7 @@ def test_keep_alone_means_hiprune_and_keeps_exactly_that_many(mini, picture):
 def test_two_pictures_in_one_question(mini, picture):
     answer = ask(*mini, [picture, picture.rotate(90)], QUESTION, "divprune:10", max_new_tokens=2)
     assert [len(k) for k in answer.kept] == [10, 10]
-    assert [len(m) for m in answer.merged] == [196, 196]
+    assert [len(m) for m in answer.shown.merged] == [196, 196]
     assert answer.report["tokens_in"] == 392
     assert answer.draw().width > 2 * 448
 

@@ -78,13 +78,13 @@ def test_all_tokens_give_the_untouched_answer(loaded: tuple[Any, Any], family: s
 
 def test_kept_tokens_of_two_pictures_are_counted_and_drawn(loaded: tuple[Any, Any]) -> None:
     answer = ask(*loaded, pictures(*SIZES), QUESTION, "divprune", "1/2", max_new_tokens=2)
-    report, blocks = answer.report, answer.blocks
+    report, blocks = answer.report, answer.shown.blocks
     assert sum(map(len, answer.kept)) == report["tokens_kept"] < report["tokens_in"]
-    assert [len(m) for m in answer.merged] == [sum(b.num_tokens for b in mine) for mine in blocks]
-    assert sum(map(len, answer.merged)) == report["tokens_in"]
+    assert [len(m) for m in answer.shown.merged] == [sum(b.num_tokens for b in mine) for mine in blocks]
+    assert sum(map(len, answer.shown.merged)) == report["tokens_in"]
     thumbnails = sum(b.num_tokens for mine in blocks for b in mine if b.role == THUMBNAIL)
     assert report["roles"].get("thumbnail", {"of": 0})["of"] == thumbnails
-    for image, mine in zip(answer.images, blocks, strict=True):
+    for image, mine in zip(answer.shown.images, blocks, strict=True):
         assert isinstance(image, tuple) == (len(mine) > 1)
         assert not isinstance(image, tuple) or len(image) == sum(len(p.blocks) for p in panels_of(mine))
     assert answer.draw().width > 2 * 200
@@ -94,7 +94,7 @@ def test_a_processor_without_chat_template(loaded: tuple[Any, Any]) -> None:
     model, processor = loaded
     processor.chat_template = None
     answer = ask(model, processor, pictures(*SIZES), QUESTION, "hiprune", "1/2", max_new_tokens=2)
-    assert len(answer.kept) == len(answer.blocks) == 2
+    assert len(answer.kept) == len(answer.shown.blocks) == 2
     assert 0 < answer.report["tokens_kept"] < answer.report["tokens_in"]
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from PIL import Image
@@ -15,16 +15,14 @@ from ..core.budget import Budget, Scope, parse_keep
 from ..core.cards import Fate, Positions
 from ..core.contracts import Method
 from ..core.errors import InputError, UnsupportedError
-from ..core.layout import Block
 from ..core.pipeline import Pipeline, as_pipeline, parse, split_outside
 from ..core.recipe import Recipe
 from ..core.roles import RolePolicy
 from ..pictures.drawing import SIZE, draw_prompt, sheet
 from ..pictures.saving import check_picture_target, check_target, encode_picture, save_bytes, save_picture
-from .prompting import check_question, check_room, prepare, seen_picture
-
-if TYPE_CHECKING:
-    from ..engine.run import Run
+from ..pictures.shown import Shown
+from .prompting import check_question, check_room, prepare
+from .showing import shown_of
 
 Images = Image.Image | Sequence[Image.Image]
 DEFAULT_METHOD = "hiprune"  # when only a keep is given
@@ -35,9 +33,7 @@ FULL = "none"  # the method that keeps every token
 class Answer:
     """What a model answered and what was done with its visual tokens.
 
-    `images`, `kept`, `merged` and `blocks` hold, per image, what `drawing.draw_prompt` draws: the picture that was
-    given, or what the model saw of it where that was several tiles, or smaller pictures, as `seen` then says. `report`
-    is the run's report.
+    `shown` holds its pictures with what became of their tokens; `report` is the run's report.
     """
 
     question: str
@@ -45,11 +41,7 @@ class Answer:
     pipeline: str
     report: dict[str, Any]
     seconds: float
-    images: tuple[Image.Image | tuple[Image.Image, ...], ...] = field(repr=False)
-    kept: tuple[tuple[int, ...], ...] = field(repr=False)
-    merged: tuple[tuple[int, ...], ...] = field(repr=False)
-    blocks: tuple[tuple[Block, ...], ...] = field(repr=False)
-    seen: str = ""
+    shown: Shown = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; pictures are left out, kept indices are in."""
@@ -63,6 +55,11 @@ class Answer:
         }
 
     @property
+    def kept(self) -> tuple[tuple[int, ...], ...]:
+        """For each image the indices of the tokens that are left at the end."""
+        return self.shown.kept
+
+    @property
     def counts(self) -> str:
         """The token counts in words: '22 of 196 visual tokens'."""
         kept, there = self.report["tokens_kept"], self.report["tokens_in"]
@@ -73,12 +70,13 @@ class Answer:
             text += f" ({', '.join(roles)})"
         if abs(mean * there - kept) > 0.5:
             text += f", {mean:.1%} on the mean over layers"
-        return f"{text}, {self.seen}" if self.seen else text
+        return f"{text}, {self.shown.seen}" if self.shown.seen else text
 
     def draw(self, caption: str | None = None, size: int = SIZE) -> Image.Image:
         """The pictures with kept, merged and dropped patches; by default captioned with question, answer and counts."""
         text = caption or f"{self.question}\nanswer: {self.answer}\n{self.pipeline}: {self.counts}"
-        return draw_prompt(self.images, self.blocks, self.kept, self.merged, text, size=size)
+        shown = self.shown
+        return draw_prompt(shown.images, shown.blocks, shown.kept, shown.merged, text, size=size)
 
     def save_picture(self, path: str | Path) -> None:
         """Write the drawing to a picture file."""
@@ -167,7 +165,6 @@ def ask(
     `tessella.reduce` does.
     """
     from ..engine.apply import reduce
-    from ..engine.restoring import seen_at
     from ..models.adapter import find_adapter
 
     pictures = (images,) if isinstance(images, Image.Image) else tuple(images)
@@ -189,21 +186,8 @@ def ask(
         pipeline=run.report.pipeline,
         report=run.report.to_dict(),
         seconds=seconds,
-        images=_shown(run, processor, pictures),
-        kept=tuple(tuple(k.tolist()) for k in run.kept[0]),
-        merged=tuple(tuple(m.tolist()) for m in run.merged[0]),
-        blocks=tuple(run.blocks[0]),
-        seen=seen_at(run.pictures) if run.is_rewritten else "",
+        shown=shown_of(run, processor, pictures),
     )
-
-
-def _shown(run: Run, processor: Any, given: Sequence[Image.Image]) -> tuple[Image.Image | tuple[Image.Image, ...], ...]:
-    """What to draw of each image: the given picture where one grid shows all of it, else each grid's own."""
-    images, left = run.blocks[0], iter(run.pictures)
-    own = [tuple(next(left) for b in mine if b.columns) for mine in images]
-    if run.is_rewritten or len(images) != len(given):
-        return tuple(own)
-    return tuple(seen_picture(processor, given[i]) if len(images[i]) == 1 else grids for i, grids in enumerate(own))
 
 
 def ask_many(

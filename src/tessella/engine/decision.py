@@ -33,6 +33,15 @@ class Decision:
     bystanders: Bystanders | None = None
 
 
+@dataclass(frozen=True)
+class Remainder:
+    """What a cut has left in front of a decoder layer, by row and image as `Prompt.kept` and `Prompt.merged` say it."""
+
+    at_layer: int
+    kept: list[list[Tensor]]
+    merged: list[list[Tensor]]
+
+
 @dataclass
 class Prompt:
     """One prompt read under a run. `segments[0]` is the whole prompt; one more follows each cut.
@@ -88,18 +97,24 @@ class Prompt:
         counts = zip(by_row, self.full_layout.num_tokens, strict=True)
         return tuple(sum(seen) / (len(seen) * there) if there else 1.0 for seen, there in counts)
 
-    def kept(self) -> list[list[Tensor]]:
-        """Kept tokens per row and image, as ascending indices through its grids, each in raster order."""
-        first, last = self.layout, self.segments[-1].layout
+    def kept(self, num_cuts: int | None = None) -> list[list[Tensor]]:
+        """Kept tokens per row and image, as ascending indices through its grids, each in raster order.
+
+        `num_cuts`: behind so many cuts, by default all of them.
+        """
+        first, last = self.layout, self.segments[-1 if num_cuts is None else num_cuts].layout
         out = []
         for row, count in enumerate(last.num_tokens):
             slots = set(last.slot[row, :count].tolist())
             out.append([_indices_in(image, slots) for image in _slots_by_image(first, row)])
         return out
 
-    def merged(self) -> list[list[Tensor]]:
-        """For each token of each image the index of the kept token that holds it, or -1 if it was dropped."""
-        parent_slot = self._parent_slots()
+    def merged(self, num_cuts: int | None = None) -> list[list[Tensor]]:
+        """For each token of each image the index of the kept token that holds it, or -1 if it was dropped.
+
+        `num_cuts` as for `kept`.
+        """
+        parent_slot = self._parent_slots(num_cuts)
         out = []
         for row in range(len(self.layout.slot)):
             images = []
@@ -110,6 +125,10 @@ class Prompt:
                 )
             out.append(images)
         return out
+
+    def remainders(self) -> list[Remainder]:
+        """What each cut has left, in the order in which they were made."""
+        return [Remainder(d.at_layer, self.kept(n), self.merged(n)) for n, d in enumerate(self.decisions, start=1)]
 
     def record(self) -> PromptRecord:
         """Counts for the report. Raises InputError where a method has read values that are not finite."""
@@ -136,10 +155,10 @@ class Prompt:
             out.append(segment.num_visual)
         return out
 
-    def _parent_slots(self) -> list[dict[int, int]]:
-        """For each row, the slot of the kept token that holds the token of a slot."""
+    def _parent_slots(self, num_cuts: int | None) -> list[dict[int, int]]:
+        """For each row, the slot of the kept token that holds the token of a slot behind `num_cuts` cuts, or all."""
         parents = [{s: s for s in self.layout.slot[r, :n].tolist()} for r, n in enumerate(self.layout.num_tokens)]
-        for decision in self.decisions:
+        for decision in self.decisions[:num_cuts]:
             moves: list[dict[int, int]] = [{} for _ in parents]
             keep = decision.reduction.keep.cpu()
             source = None if decision.reduction.source is None else decision.reduction.source.cpu()

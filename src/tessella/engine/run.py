@@ -26,7 +26,7 @@ from ..models.adapter import find_adapter
 from ..pictures import drawing
 from ..pictures.saving import save_picture
 from .companions import companions_of
-from .decision import Prompt
+from .decision import Prompt, Remainder
 from .plan import Plan, make_plan, mean_keep_ratio
 from .report import Report
 from .restoring import restored, seen_at
@@ -43,6 +43,7 @@ class Run:
     - `report`: tokens, cache and time, summed over all prompts so far.
     - `kept`: for the last prompt, per row and image, the indices of kept tokens in raster order of the image.
     - `merged`: likewise, for each token the index of the kept token that holds it (-1 if dropped).
+    - `cuts`: both, behind each cut, with the decoder layer in front of which it was made.
     - `layout`: where the visual tokens of the last prompt were.
     - `expand(logits)`: logits of a shortened sequence at their places in the full one.
     - `show(path)`: the pictures with kept, merged and dropped patches.
@@ -68,7 +69,8 @@ class Run:
         companions = companions_of(model, processor, text_tower)
         for part in pipeline.parts:
             companions.check(part.method, self._adapter.info)
-        self._wiring = Wiring(model, self._adapter, self._plan, companions, next(_numbers))
+        self._number = next(_numbers)
+        self._wiring = Wiring(model, self._adapter, self._plan, companions, self._number)
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -104,6 +106,11 @@ class Run:
             _active.pop(self._adapter.entry, None)
 
     # -- what a user asks --------------------------------------------------------------------------------------------
+
+    @property
+    def number(self) -> int:
+        """What tells the caches of this run from those of others."""
+        return self._number
 
     @property
     def report(self) -> Report:
@@ -143,6 +150,11 @@ class Run:
     @property
     def merged(self) -> list[list[Tensor]]:
         return self._last().merged()
+
+    @property
+    def cuts(self) -> list[Remainder]:
+        """For the last prompt what each cut has left, in order; the last one is `kept` and `merged`."""
+        return self._last().remainders()
 
     @property
     def layout(self) -> Layout:

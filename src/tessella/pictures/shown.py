@@ -21,9 +21,20 @@ class Cut:
 
 @dataclass(frozen=True)
 class Shown:
-    """For each image of a prompt what `tessella.pictures.drawing.draw_prompt` draws, cut by cut, the last one last."""
+    """For each image of a prompt what `tessella.pictures.drawing.draw_prompt` draws, cut by cut, the last one last.
+
+    There is one at least: where nothing was cut, it keeps every token in front of layer 0.
+    """
 
     images: tuple[Image.Image | tuple[Image.Image, ...], ...]
     blocks: tuple[tuple[Block, ...], ...]
     cuts: tuple[Cut, ...]
     seen: str = ""  # in words, where the model saw smaller pictures
+
+    @property
+    def kept(self) -> tuple[tuple[int, ...], ...]:
+        return self.cuts[-1].kept
+
+    @property
+    def merged(self) -> tuple[tuple[int, ...], ...]:
+        return self.cuts[-1].merged
