@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tessella.core.budget import SCOPES, Budget
 from tessella.core.contracts import Method
-from tessella.core.errors import BudgetError, MethodError, UnknownMethodError
+from tessella.core.errors import BudgetError, InputError, MethodError, UnknownMethodError
 from tessella.core.pipeline import Part, Pipeline, as_pipeline, format_method, parse, split_outside
 from tessella.core.registry import load_class, make
 
@@ -137,3 +137,9 @@ def test_what_is_no_pipeline() -> None:
 def test_part_shows_its_budget() -> None:
     assert str(Part(make("divprune"), Budget(Fraction(1, 3)))) == "divprune:1/3"
     assert isinstance(parse("divprune").parts[0].method, Method)
+
+
+@pytest.mark.parametrize("text", ["there/is/none.json", "random:4 | 'none.json':4", ' "a.JSON" ', "none.jſon"])
+def test_a_text_from_afar_names_no_recipe(text: str) -> None:
+    with pytest.raises(InputError, match=r"names a recipe's file, which is not read here; name its method"):
+        parse(text, recipes=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tessella.core.errors import InputError
-from tessella.pictures.opening import MAX_PIXELS, open_picture, read_picture
+from tessella.pictures.opening import MAX_PIXELS, decode_picture, open_picture, read_picture
 from tessella.pictures.saving import check_picture_target, check_target, save_bytes, save_picture
 
 
@@ -201,3 +202,16 @@ def test_targets_are_checked_before_any_work(tmp_path):
         check_target(tmp_path)
     with pytest.raises(InputError, match=r"must end in .png, .jpg, .jpeg, .webp; got '.xyz'"):
         check_picture_target(tmp_path / "a.xyz")
+
+
+def test_bytes_are_read_as_a_file_is() -> None:
+    written = io.BytesIO()
+    Image.new("RGB", (3, 2), (1, 2, 3)).save(written, "PNG")
+    data = written.getvalue()
+    assert decode_picture(data, "upload", ("PNG",)).image.getpixel((2, 1)) == (1, 2, 3)
+    with pytest.raises(InputError, match="'upload' is not a picture that can be read"):
+        decode_picture(data, "upload", ("JPEG",))
+    with pytest.raises(InputError, match="'upload' claims 3 x 2 pixels; allowed are 5e-06 million in all"):
+        decode_picture(data, "upload", max_pixels=5)
+    with pytest.raises(InputError, match="'upload' is cut short"):
+        decode_picture(data[:-20], "upload")

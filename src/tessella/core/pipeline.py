@@ -20,7 +20,7 @@ from typing import Any
 
 from .budget import SCOPES, Budget
 from .contracts import Method
-from .errors import BudgetError, MethodError
+from .errors import BudgetError, InputError, MethodError
 from .method_text import format_method, parse_method, split_outside
 from .recipe import Recipe, read_recipe
 from .registry import load_class
@@ -131,16 +131,18 @@ def as_pipeline(what: str | Method | Recipe | Pipeline) -> Pipeline:
     raise MethodError(f"a pipeline is a text, a method, a recipe or a Pipeline; got {type(what).__name__}.")
 
 
-def parse(text: str) -> Pipeline:
-    """Read a pipeline's text form, and the files of its recipes.
+def parse(text: str, *, recipes: bool = True) -> Pipeline:
+    """Read a pipeline's text form, and the files of its recipes; without `recipes` no file is touched.
 
     Raises MethodError, BudgetError or UnknownMethodError naming the part at fault, InputError for a file that is no
-    recipe.
+    recipe, or for any where there are to be none.
     """
-    parts = split_outside(text, "|")
-    if not all(p.strip() for p in parts):
+    parts = [part.strip() for part in split_outside(text, "|")]
+    if not all(parts):
         raise MethodError(f"empty step in pipeline {text!r}; write 'divprune:0.5 | fastv@2:0.5'.")
-    return Pipeline(tuple(part for text in parts for part in _parse_parts(text.strip())))
+    if not recipes and any(map(_FILE.match, parts)):
+        raise InputError(f"the pipeline {text!r} names a recipe's file, which is not read here; name its method.")
+    return Pipeline(tuple(part for text in parts for part in _parse_parts(text)))
 
 
 _FILE = re.compile(r"""(?P<quote>['"])(?P<quoted>.*?\.json)(?P=quote)|(?P<plain>[^()'"]*?\.json)(?![\w/.\\])""", re.I)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -36,20 +39,35 @@ def read_picture(path: str | Path) -> Picture:
     """
     place = Path(path)
     _check_file(place)
+    with place.open("rb") as file:
+        return _read(file, str(place), place.name, None, MAX_PIXELS)
+
+
+def decode_picture(
+    data: bytes, name: str, formats: Sequence[str] | None = None, max_pixels: int = MAX_PIXELS
+) -> Picture:
+    """The picture in the bytes of a file, as `read_picture` opens one; `name` is what errors call it.
+
+    `formats` are Pillow's names of those that are tried. Raises InputError as `read_picture` does.
+    """
+    return _read(io.BytesIO(data), name, name, formats, max_pixels)
+
+
+def _read(stream: BinaryIO, name: str, short_name: str, formats: Sequence[str] | None, max_pixels: int) -> Picture:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of odd metadata; what matters is raised below
         try:
-            file = Image.open(place)
+            file = Image.open(stream, formats=formats)
         except Image.DecompressionBombError:
-            raise _too_large(place, _header_size(place)) from None
+            raise _too_large(name, _header_size(stream), max_pixels) from None
         except UnidentifiedImageError:
-            raise InputError(f"{str(place)!r} is not a picture that can be read.") from None
+            raise InputError(f"{name!r} is not a picture that can be read.") from None
         except Exception as error:  # decoders raise many kinds of error on broken headers
-            raise InputError(f"{str(place)!r} cannot be read as a picture: {_first_line(error)}.") from error
+            raise InputError(f"{name!r} cannot be read as a picture: {_first_line(error)}.") from error
         with file:
-            if file.width * file.height > MAX_PIXELS:
-                raise _too_large(place, file.size)
-            return _decode(file, place)
+            if file.width * file.height > max_pixels:
+                raise _too_large(name, file.size, max_pixels)
+            return _decode(file, name, short_name)
 
 
 def composite_on_white(image: Image.Image) -> Image.Image:
@@ -90,24 +108,24 @@ def _check_file(place: Path) -> None:
         raise InputError(f"{str(place)!r} is not a file name: {error}.") from error
 
 
-def _decode(file: Image.Image, place: Path) -> Picture:
+def _decode(file: Image.Image, name: str, short_name: str) -> Picture:
     notes = []
     try:
         if getattr(file, "is_animated", False):
-            notes.append(f"{place.name} has several frames; the first one is used.")
+            notes.append(f"{short_name} has several frames; the first one is used.")
         file.load()
         try:
             upright = ImageOps.exif_transpose(file)
         except Exception:  # damaged EXIF data says nothing about the pixels
             upright = file
-            notes.append(f"{place.name} has damaged EXIF data; its rotation is not known.")
+            notes.append(f"{short_name} has damaged EXIF data; its rotation is not known.")
         upright.format = file.format
         return Picture(to_rgb(upright), tuple(notes))
     except InputError as error:
-        raise InputError(f"{str(place)!r}: {error}") from None
+        raise InputError(f"{name!r}: {error}") from None
     except Exception as error:  # decoders raise many kinds of error on damaged data
         reason = "is cut short" if "truncated" in str(error) else f"is damaged: {_first_line(error)}"
-        raise InputError(f"{str(place)!r} {reason}.") from error
+        raise InputError(f"{name!r} {reason}.") from error
 
 
 def _scale_wide(values: np.ndarray, mode: str) -> np.ndarray:
@@ -128,26 +146,25 @@ def _grey(values: np.ndarray) -> Image.Image:
     return Image.fromarray(np.rint(values).astype(np.uint8)).convert("RGB")
 
 
-def _header_size(place: Path) -> tuple[int, int] | None:
+def _header_size(stream: BinaryIO) -> tuple[int, int] | None:
     """Width and height that a file claims, read by the format's own header parser."""
-    with place.open("rb") as file:
-        prefix = file.read(16)
-        for name in Image.ID:
-            factory, accepts = Image.OPEN[name]
-            if accepts is not None and accepts(prefix) is True:
-                file.seek(0)
-                try:
-                    return factory(file, str(place)).size
-                except Exception:  # not this format after all
-                    continue
+    stream.seek(0)
+    prefix = stream.read(16)
+    for name in Image.ID:
+        factory, accepts = Image.OPEN[name]
+        if accepts is not None and accepts(prefix) is True:
+            stream.seek(0)
+            try:
+                return factory(stream, "").size
+            except Exception:  # not this format after all
+                continue
     return None
 
 
-def _too_large(place: Path, size: tuple[int, int] | None) -> InputError:
+def _too_large(name: str, size: tuple[int, int] | None, max_pixels: int) -> InputError:
     claimed = f"{size[0]:,} x {size[1]:,} pixels" if size else "more than 179 million pixels"
-    return InputError(
-        f"{str(place)!r} claims {claimed}; allowed are {MAX_PIXELS // 1_000_000} million in all. Shrink it first."
-    )
+    allowed = f"{max_pixels / 1e6:g} million"
+    return InputError(f"{name!r} claims {claimed}; allowed are {allowed} in all. Shrink it first.")
 
 
 def _first_line(error: Exception) -> str:
