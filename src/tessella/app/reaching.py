@@ -13,9 +13,7 @@ from typing import Any
 from ..core.errors import InputError
 
 LOCAL, AUTO = "local", "auto"
-ALLOWED = (
-    f"'{LOCAL}' (started on this machine, for the time being), '{AUTO}' (the one that runs here) or host:port"
-)
+ALLOWED = f"'{LOCAL}' (started on this machine, for the time being), '{AUTO}' (the one that runs here) or host:port"
 SECONDS = 3.0  # to wait for a cluster's first answer; Ray itself would try for two minutes
 # Ray listens on every interface unless it is told that its node is no part of a cluster
 ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
