@@ -50,6 +50,7 @@ class Question:
     positions: Literal["original", "compact"] | None = None
     sampling: Sampling = Sampling()
     show: bool = False  # whether the reading is to say what became of each patch
+    streamed: bool = True  # whether pieces are wanted as they come; otherwise they may be held back until the closing
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Answerer(Protocol):
     """Whatever runs the model. `aclose()` on the iterator cancels the question."""
 
     def answer(self, question: Question) -> AsyncIterator[Event]:
-        """Events of a question. Before the first it may raise Busy, Late, Stopping or what `tessella.reduce` raises."""
+        """Events of a question. Before the first it may raise Busy, Late, Stopping, Lost or what `tessella.reduce` raises."""
 
     def facts(self) -> dict[str, Any]:
         """What `/readyz` and the page show: model, family, whether it is ready, questions waiting and running."""
@@ -129,3 +130,7 @@ class Late(TessellaError, TimeoutError):
 
 class Stopping(TessellaError, RuntimeError):
     """The server is shutting down."""
+
+
+class Lost(TessellaError, RuntimeError):
+    """What was answering has died, and the question could not be asked again."""
