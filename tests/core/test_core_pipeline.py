@@ -139,7 +139,7 @@ def test_part_shows_its_budget() -> None:
     assert isinstance(parse("divprune").parts[0].method, Method)
 
 
-@pytest.mark.parametrize("text", ["there/is/none.json", "random:4 | 'none.json':4", ' "a.JSON" ', "none.jſon"])
+@pytest.mark.parametrize("text", ["there/is/none.json", "random:4 | 'none.json':4", ' "a.JSON" ', "none.j\u017fon"])
 def test_a_text_from_afar_names_no_recipe(text: str) -> None:
     with pytest.raises(InputError, match=r"names a recipe's file, which is not read here; name its method"):
         parse(text, recipes=False)

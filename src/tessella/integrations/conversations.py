@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..app.prompting import write_parts
+from ..app.conversations import check_words, write_turns
 from ..core.errors import InputError
 from ..pictures.opening import open_picture, to_rgb
 from .clips import Frames, read_frames
@@ -59,13 +59,13 @@ class Writer:
                     pictures.append(part)
                     content.append({"type": "image"})
             turns.append({"role": message["role"], "content": content})
-        return Prompt(self._render(turns), tuple(pictures), tuple(clips))
+        return Prompt(write_turns(self.processor, turns), tuple(pictures), tuple(clips))
 
     def _parts(self, content: Any) -> Iterator[str | Image.Image | Frames]:
         """Texts, pictures and clips of a message, read."""
         for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
             if part["type"] == "text":
-                yield self._checked(part["text"])
+                yield check_words(self.processor, part["text"])
             elif part["type"] == "image":
                 yield read_image(part["url"])
             elif part["type"] == "video":
@@ -78,26 +78,6 @@ class Writer:
         if not isinstance(what, str):
             raise InputError(f"a clip must be the path of a video file; got {type(what).__name__}.")
         return read_frames(what, self.max_num_frames)
-
-    def _checked(self, text: str) -> str:
-        for name in ("image_token", "video_token"):
-            marker = getattr(self.processor, name, None)
-            if marker and marker in text:
-                raise InputError(
-                    f"a prompt's text holds the placeholder {marker!r}, which stands for a picture or clip."
-                )
-        return text
-
-    def _render(self, turns: Sequence[Message]) -> str:
-        if getattr(self.processor, "chat_template", None):
-            return str(self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
-        content = turns[0]["content"]
-        if len(turns) > 1 or any(part["type"] == "video" for part in content):
-            raise InputError(
-                "this model's processor has no chat template, so it reads one message of text and pictures; "
-                f"got {len(turns)} messages of {', '.join(sorted({p['type'] for t in turns for p in t['content']}))}."
-            )
-        return write_parts(self.processor, [part.get("text") for part in content])
 
 
 def read_image(what: Any) -> Image.Image:
