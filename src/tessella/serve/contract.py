@@ -107,7 +107,7 @@ class Answerer(Protocol):
     """Whatever runs the model. `aclose()` on the iterator cancels the question."""
 
     def answer(self, question: Question) -> AsyncIterator[Event]:
-        """Events of a question. Before the first it may raise Busy, Late, Stopping, Lost or what `tessella.reduce` raises."""
+        """Events of a question. It may raise Busy, Late, Stopping, Lost, or what `tessella.reduce` raises."""
 
     def facts(self) -> dict[str, Any]:
         """What `/readyz` and the page show: model, family, whether it is ready, questions waiting and running."""
