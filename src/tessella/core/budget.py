@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,6 +22,7 @@ SCOPES: tuple[Scope, ...] = ("image", "tile", "frame", "prompt", "layer-mean")
 Rounding = Literal["nearest", "floor", "ceil"]
 ROUNDINGS: tuple[Rounding, ...] = ("nearest", "floor", "ceil")
 
+_LONG_EXPONENT = re.compile(r"e[+-]?[\d_]{4}", re.I)
 _ALLOWED = "keep must be an int >= 1, a fraction in (0, 1] or 'a/b'"
 
 
@@ -98,6 +100,8 @@ def parse_keep(keep: object) -> int | Fraction:
     value = keep
     if isinstance(value, str):
         text = value.strip()
+        if _LONG_EXPONENT.search(text):  # written out it would fill the memory
+            raise BudgetError(f"{_ALLOWED}; got {keep!r}.")
         if text.endswith("%"):
             raise BudgetError(f"{_ALLOWED}; got {keep!r}.{_percent_hint(text)}")
         try:
