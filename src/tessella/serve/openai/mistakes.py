@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..refusals import Refusal
-from .requests import NOT_HONOURED, ChatRequest
+from .requests import ChatRequest, NotHonoured
 
 _SHOWN = 60  # characters of a value
 
@@ -27,7 +27,7 @@ def refusal_of_mistakes(errors: Sequence[Mapping[str, Any]], body: Any) -> Refus
             400, "the body must be a JSON object, sent with 'Content-Type: application/json'.", "invalid_json"
         )
     name = _write(path)
-    if path[0] in NOT_HONOURED:
+    if path[0] in NotHonoured.model_fields:
         return Refusal(
             400, f"the parameter {path[0]!r} is not supported by this server; leave it out.", "unsupported_parameter",
             str(path[0]),

@@ -102,7 +102,29 @@ class TextFormat(Strict):
     type: Literal["text"]
 
 
-class ChatRequest(Strict):
+class NotHonoured(Strict):
+    """Parameters of OpenAI's that would change the answer, or where it is kept: only what changes nothing is taken."""
+
+    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    tool_choice: Literal["none"] | None = None
+    parallel_tool_calls: Literal[False] | None = None
+    functions: Annotated[list[Any], Field(max_length=0)] | None = None
+    function_call: Literal["none"] | None = None
+    response_format: TextFormat | None = None
+    modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
+    audio: None = None
+    prediction: None = None
+    web_search_options: None = None
+    reasoning_effort: Literal["none"] | None = None
+    verbosity: None = None
+    logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
+    presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    store: Literal[False] | None = None
+
+
+class ChatRequest(NotHonoured):
     """A conversation to go on with.
 
     Without `temperature` the model's own generation settings decide, as in transformers: greedy unless they sample.
@@ -127,34 +149,8 @@ class ChatRequest(Strict):
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     tessella: Reduction | None = None
 
-    # harmless
+    # of no consequence here
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     metadata: dict[str, str] | None = None
-    service_tier: Literal["auto", "default"] | None = None
-    store: Literal[False] | None = None
-
-    # would change the answer, so only what changes nothing is taken
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
-    tool_choice: Literal["none"] | None = None
-    parallel_tool_calls: Literal[False] | None = None
-    functions: Annotated[list[Any], Field(max_length=0)] | None = None
-    function_call: Literal["none"] | None = None
-    response_format: TextFormat | None = None
-    modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
-    audio: None = None
-    prediction: None = None
-    web_search_options: None = None
-    reasoning_effort: Literal["none"] | None = None
-    verbosity: None = None
-    logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
-    presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
-
-
-NOT_HONOURED = frozenset(
-    ("tools", "tool_choice", "parallel_tool_calls", "functions", "function_call", "response_format", "modalities")
-    + ("audio", "prediction", "web_search_options", "reasoning_effort", "verbosity", "logit_bias", "store")
-    + ("presence_penalty", "frequency_penalty", "service_tier")
-)
