@@ -223,10 +223,20 @@ def test_the_page_holds_everything_and_escapes_text(mini, picture, tmp_path):
     pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
     assert len(pictures) == 3
     assert all(base64.b64decode(p).startswith(b"\x89PNG") for p in pictures)
+    assert 'class="steps"' not in page
     for text in ("uniform:9", "hiprune:9", "9 of 196 visual tokens", "196 of 196"):
         assert text in page
     with pytest.raises(InputError, match=r"must end in .html, .htm; got '.txt'"):
         found.save_html(tmp_path / "page.txt")
+
+
+def test_the_page_shows_a_method_step_by_step(mini, picture, tmp_path):
+    found = compare(*mini, picture, QUESTION, "divprune:0.5 | fastv@1:9", include_full=False, max_new_tokens=1)
+    found.save_html(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    steps = re.findall(r"<span>(layer \d+)</span> <span>(\d+ kept)</span>", page)
+    assert steps == [("layer 0", "98 kept"), ("layer 1", "9 kept")]
+    assert len(re.findall("<img ", page)) == 3
 
 
 def test_the_sheet_has_a_panel_per_method_that_answered(siglip, picture, tmp_path):

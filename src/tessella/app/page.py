@@ -5,7 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
-from ..pictures.markup import LEGEND, document, footer, reduction_figure
+from ..pictures.figure import LEGEND, reduction_figure
+from ..pictures.markup import document, footer
 
 if TYPE_CHECKING:
     from .answering import Comparison, Row
@@ -75,4 +76,4 @@ def _row(row: Row) -> str:
 
 def _panel(row: Row) -> str:
     assert row.answer is not None
-    return reduction_figure(row.method, row.answer.draw(" ", size=448), row.answer.answer, row.answer.counts)
+    return reduction_figure(row.method, row.answer.shown, row.answer.answer, row.answer.counts)

@@ -19,7 +19,7 @@ from ..bench.summary import RIGHT, Measured
 from ..bench.task import Task
 from ..bench.tasks import find_task
 from ..core.errors import InputError, TessellaError
-from ..pictures.markup import reduction_figure
+from ..pictures.figure import reduction_figure
 from ..pictures.saving import check_target, save_bytes
 from .answering import ask
 from .source import Source
@@ -136,7 +136,5 @@ def _figure(
     record = measured.records[found.question]
     answer = ask(model, processor, images, words, measured.setting.pipeline, max_new_tokens=task.max_new_tokens)
     again = "" if answer.answer == record.answer else f"; asked again it says {answer.answer!r}"
-    drawing = answer.draw(" ", size=SIDE)
-    return reduction_figure(
-        measured.label, drawing, record.answer, answer.counts + again, record.score >= RIGHT, level=5, ending=".webp"
-    )
+    right, counts = record.score >= RIGHT, answer.counts + again
+    return reduction_figure(measured.label, answer.shown, record.answer, counts, right, 5, ".webp", SIDE)

@@ -1,35 +1,32 @@
 """Draw which visual tokens were kept: one picture, all pictures of a prompt, sheets that compare methods.
 
 Kept patches show the picture as it is. Dropped ones are faded to pale grey, so that they differ in print too. Merged
-ones are half faded, carry a tint and are tied by a thin line to the patch that took them in, which has a dot.
+ones are half faded, in the colour of their group, and tied by a thin line to the patch that took them in, which has a
+frame of that colour.
 """
 
 from __future__ import annotations
 
-import colorsys
 import math
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, cast
+from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
 from ..core.errors import InputError, LayoutError
 from ..core.layout import Block
 from .fates import Fate, Indices, Panel, panels_of, read_fate, split_fates
+from .palette import Colour
+from .patches import FADED, INK, draw_patches
+from .shown import Shown
 
 SIZE = 448  # pixels of the longer side of a drawn picture
 MARGIN = 16
 ROW_LENGTH = 4
 THUMBNAIL_SCALE = 0.5  # a thumbnail beside the same picture in tiles
-INK, SOFT_INK, PAPER, RULE = (28, 30, 36), (88, 92, 102), (255, 255, 255), (216, 219, 225)
-FADED = (240, 241, 244)  # what dropped patches are faded to
-FADE_DROPPED, FADE_MERGED = 0.82, 0.66  # how far towards it
-TINT = 0.24  # how much of the parent's colour a merged patch takes
-OVERSAMPLE = 2  # lines are drawn this much larger, then shrunk, so that slanted ones are smooth
+SOFT_INK, PAPER, RULE = (88, 92, 102), (255, 255, 255), (216, 219, 225)
 TEXT_SIZE, TITLE_SIZE = 15, 19
-
-Colour = tuple[int, int, int]
 
 
 def draw_kept(
@@ -47,7 +44,7 @@ def draw_kept(
     outside the grid.
     """
     fate = read_fate(grid, kept, merged)
-    return _frame([[_picture(image, fate, size)]], [fate], caption)
+    return _frame([[draw_patches(image, fate, size)]], [fate], caption)
 
 
 def draw_prompt(
@@ -72,17 +69,42 @@ def draw_prompt(
         raise LayoutError(
             f"{len(images)} pictures, {len(blocks)} lists of blocks and {len(kept)} lists of kept patches do not match."
         )
-    shown = [_panel_pictures(image, blocks[i], i) for i, image in enumerate(images)]
     fates = [split_fates(blocks[i], kept[i], None if merged is None else merged[i]) for i in range(len(images))]
+    return _frame(_panels(images, blocks, fates, size), [fate for mine in fates for fate in mine], caption)
+
+
+def draw_cut(shown: Shown, number: int = -1, size: int = SIZE) -> Image.Image:
+    """All pictures of a prompt behind its cut `number`, without legend and caption; transparent between pictures."""
+    rows = _rows(_panels(shown.images, shown.blocks, fates_of(shown, number), size))
+    if len(rows) == len(rows[0]) == 1:
+        return rows[0][0]
+    out = Image.new("RGBA", _extent(rows), (0, 0, 0, 0))
+    _paste(out, rows, 0, 0)
+    return out
+
+
+def fates_of(shown: Shown, number: int = -1) -> list[list[Fate]]:
+    """For each image the fates of its panels behind cut `number`."""
+    cut = shown.cuts[number]
+    return [split_fates(*mine) for mine in zip(shown.blocks, cut.kept, cut.merged, strict=True)]
+
+
+def _panels(
+    images: Sequence[Image.Image | Sequence[Image.Image]],
+    blocks: Sequence[Sequence[Block]],
+    fates: Sequence[Sequence[Fate]],
+    size: int,
+) -> list[list[Image.Image]]:
+    """The drawn panels of each image; smaller where there are many."""
+    shown = [_panel_pictures(image, blocks[i], i) for i, image in enumerate(images)]
     scale = 1.0 if sum(map(len, shown)) < 4 else 0.6
-    pictures = [
+    return [
         [
-            _picture(picture, fate, round(size * scale * (THUMBNAIL_SCALE if panel.is_thumbnail else 1)))
+            draw_patches(picture, fate, round(size * scale * (THUMBNAIL_SCALE if panel.is_thumbnail else 1)))
             for (picture, panel), fate in zip(*both, strict=True)
         ]
         for both in zip(shown, fates, strict=True)
     ]
-    return _frame(pictures, [fate for mine in fates for fate in mine], caption)
 
 
 def _panel_pictures(
@@ -126,133 +148,20 @@ def sheet(
     return out
 
 
-# --- one picture ----------------------------------------------------------------------------------------------------
-
-
-def _picture(image: Image.Image, fate: Fate, size: int) -> Image.Image:
-    """The enlarged picture with faded and tinted patches, grid, outlines and lines."""
-    cell_w, cell_h = _cell(image, fate, size)
-    width, height = cell_w * fate.columns, cell_h * fate.rows
-    base = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
-    grey = ImageOps.autocontrast(ImageOps.grayscale(base), cutoff=0.5).convert("RGB")
-    paper = Image.new("RGB", base.size, FADED)
-    colours = _parent_colours(fate)
-    out = Image.composite(Image.blend(grey, paper, FADE_DROPPED), base, _mask(fate, fate.dropped, base.size))
-    tints = Image.new("RGB", (fate.columns, fate.rows), FADED)
-    for i in fate.merged:
-        tints.putpixel((i % fate.columns, i // fate.columns), colours[fate.parent[i]])
-    tint = tints.resize(base.size, Image.Resampling.NEAREST)
-    mixed = Image.blend(Image.blend(grey, paper, FADE_MERGED), tint, TINT)
-    out = Image.composite(mixed, out, _mask(fate, fate.merged, base.size))
-    return _draw_lines(out, fate, cell_w, cell_h, colours)
-
-
-def _cell(image: Image.Image, fate: Fate, size: int) -> tuple[int, int]:
-    """Pixels of a patch, so that the picture keeps its proportions, its longer side is near `size`, patches >= 4."""
-    scale = size / max(image.size)
-    return (
-        max(4, round(image.width * scale / fate.columns)),
-        max(4, round(image.height * scale / fate.rows)),
-    )
-
-
-def _mask(fate: Fate, patches: Sequence[int], size: tuple[int, int]) -> Image.Image:
-    small = Image.new("L", (fate.columns, fate.rows), 0)
-    for i in patches:
-        small.putpixel((i % fate.columns, i // fate.columns), 255)
-    return small.resize(size, Image.Resampling.NEAREST)
-
-
-def _parent_colours(fate: Fate) -> dict[int, Colour]:
-    """A colour for each patch that took others in; neighbours in raster order get hues far apart."""
-    parents = sorted({fate.parent[i] for i in fate.merged})
-    out = {}
-    for n, parent in enumerate(parents):
-        r, g, b = colorsys.hls_to_rgb((0.58 + n * 0.618034) % 1.0, 0.52, 0.75)
-        out[parent] = (round(r * 255), round(g * 255), round(b * 255))
-    return out
-
-
-def _draw_lines(image: Image.Image, fate: Fate, cell_w: int, cell_h: int, colours: dict[int, Colour]) -> Image.Image:
-    """Grid between faded patches, an outline around kept ones, a line from each merged patch to its parent."""
-    k = OVERSAMPLE
-    big = image.resize((image.width * k, image.height * k), Image.Resampling.NEAREST).convert("RGBA")
-    w, h = cell_w * k, cell_h * k
-    ties = _draw_ties(fate, big.size, w, h, colours)
-    clear = Image.new("RGBA", big.size, (0, 0, 0, 0))
-    layer = Image.composite(clear, ties, _mask(fate, fate.kept, big.size))  # kept patches stay clean
-    draw = ImageDraw.Draw(layer)
-    for i, parent in enumerate(fate.parent):
-        x, y = i % fate.columns * w, i // fate.columns * h
-        if parent != i:
-            draw.rectangle((x, y, x + w, y + h), outline=(255, 255, 255, 170), width=2)
-    if len(fate.kept) < len(fate.parent):
-        _outline_kept(draw, fate, w, h)
-    radius = max(2.0, min(w, h) * 0.11)
-    for parent in colours:
-        cx, cy = _centre(parent, fate, w, h)
-        box = (cx - radius, cy - radius, cx + radius, cy + radius)
-        draw.ellipse(box, fill=(*_darker(colours[parent]), 255), outline=(255, 255, 255, 255), width=k)
-    flat = Image.alpha_composite(big, layer).convert("RGB")
-    return flat.resize(image.size, Image.Resampling.BOX)
-
-
-def _draw_ties(fate: Fate, size: tuple[int, int], w: int, h: int, colours: dict[int, Colour]) -> Image.Image:
-    """A transparent layer with a line from each merged patch to its parent; many lines are drawn fainter."""
-    layer = Image.new("RGBA", size, (0, 0, 0, 0))
-    draw = ImageDraw.Draw(layer)
-    opacity = 255 if len(fate.merged) < 48 else 170
-    for i in fate.merged:
-        line = (*_centre(i, fate, w, h), *_centre(fate.parent[i], fate, w, h))
-        draw.line(line, fill=(*_darker(colours[fate.parent[i]]), opacity), width=OVERSAMPLE)
-    return layer
-
-
-def _outline_kept(draw: ImageDraw.ImageDraw, fate: Fate, w: int, h: int) -> None:
-    """Lines where a kept patch borders one that is not, and at the picture's edge."""
-    kept = set(fate.kept)
-    for i in kept:
-        row, column = divmod(i, fate.columns)
-        x, y = column * w, row * h
-        if row == 0 or i - fate.columns not in kept:
-            draw.line((x, y, x + w, y), fill=(*INK, 255), width=3)
-        if row == fate.rows - 1 or i + fate.columns not in kept:
-            draw.line((x, y + h - 1, x + w, y + h - 1), fill=(*INK, 255), width=3)
-        if column == 0 or i - 1 not in kept:
-            draw.line((x, y, x, y + h), fill=(*INK, 255), width=3)
-        if column == fate.columns - 1 or i + 1 not in kept:
-            draw.line((x + w - 1, y, x + w - 1, y + h), fill=(*INK, 255), width=3)
-
-
-def _centre(index: int, fate: Fate, w: int, h: int) -> tuple[float, float]:
-    return (index % fate.columns + 0.5) * w, (index // fate.columns + 0.5) * h
-
-
-def _darker(colour: Colour) -> Colour:
-    return cast(Colour, tuple(round(c * 0.62) for c in colour))
-
-
 # --- legend, caption, text ------------------------------------------------------------------------------------------
 
 
 def _frame(images: Sequence[Sequence[Image.Image]], fates: Sequence[Fate], caption: str | None) -> Image.Image:
     """The pictures of each image in rows, then the legend, then the caption."""
     rows = _rows(images)
-    width = max(sum(p.width for p in row) + MARGIN * (len(row) - 1) for row in rows)
+    width, body = _extent(rows)
     legend = _legend(fates, width)
     paragraphs = [] if not caption else caption.splitlines()
     lines = [(line, n == 0) for n, text in enumerate(paragraphs) for line in _wrap(text, _font(TEXT_SIZE), width)]
-    body = sum(max(p.height for p in row) + MARGIN for row in rows)
-    height = body + legend.height + (len(lines) * _line_height(TEXT_SIZE) + 6 if lines else 0)
+    height = body + MARGIN + legend.height + (len(lines) * _line_height(TEXT_SIZE) + 6 if lines else 0)
     out = Image.new("RGB", (width + 2 * MARGIN, height + MARGIN // 2), PAPER)
-    top = MARGIN // 2
-    for row in rows:
-        left = MARGIN
-        for picture in row:
-            out.paste(picture, (left, top))
-            left += picture.width + MARGIN
-        top += max(p.height for p in row) + MARGIN
-    top -= MARGIN // 2
+    _paste(out, rows, MARGIN, MARGIN // 2)
+    top = body + MARGIN
     out.paste(legend, (MARGIN, top))
     top += legend.height + 6
     draw = ImageDraw.Draw(out)
@@ -260,6 +169,22 @@ def _frame(images: Sequence[Sequence[Image.Image]], fates: Sequence[Fate], capti
         _write(draw, (MARGIN, top), [line], TEXT_SIZE, INK if strong else SOFT_INK, strong=strong)
         top += _line_height(TEXT_SIZE)
     return out
+
+
+def _extent(rows: Sequence[Sequence[Image.Image]]) -> tuple[int, int]:
+    """Width and height of rows of pictures with margins between them."""
+    width = max(sum(p.width for p in row) + MARGIN * (len(row) - 1) for row in rows)
+    return width, sum(max(p.height for p in row) for row in rows) + MARGIN * (len(rows) - 1)
+
+
+def _paste(out: Image.Image, rows: Sequence[Sequence[Image.Image]], left: int, top: int) -> None:
+    """Put rows of pictures on `out`, from (left, top)."""
+    for row in rows:
+        x = left
+        for picture in row:
+            out.paste(picture, (x, top))
+            x += picture.width + MARGIN
+        top += max(p.height for p in row) + MARGIN
 
 
 def _rows(images: Sequence[Sequence[Image.Image]]) -> list[list[Image.Image]]:

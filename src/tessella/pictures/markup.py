@@ -1,14 +1,10 @@
-"""What the pages share: the document around them, how they look, and the figure of one reduction."""
+"""What the pages share: the document around them, and how they and the figures on them look."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 from html import escape
-
-from PIL import Image
-
-from .saving import encode_picture
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1e24; --soft: #5c616d; --paper: #fff; --rule: #dcdfe5; --band: #f4f5f8;
@@ -31,14 +27,22 @@ td.reason { color: var(--soft); }
 .same { color: var(--good); } .differs { color: var(--bad); }
 .panels { display: grid; gap: 1.5rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); }
 figure { margin: 0; padding: .75rem; border: 1px solid var(--rule); border-radius: .5rem; background: var(--band); }
-figure img { display: block; width: 100%; height: auto; border-radius: .25rem; background: #fff; }
+figure img { display: block; width: 100%; height: auto; border-radius: .25rem; }
 figure :is(h2, h3, h4, h5) { font-size: 1rem; margin: 0 0 .5rem; overflow-wrap: anywhere;
   font-family: ui-monospace, monospace; }
+ul.fates, ol.steps { list-style: none; margin: .5rem 0 0; padding: 0; }
+ul.fates { display: flex; flex-wrap: wrap; gap: .15rem 1rem; font-size: .875rem; color: var(--soft); }
+ul.fates li { display: flex; align-items: center; gap: .4rem; }
+ul.fates i { width: .8rem; height: .8rem; border-radius: .15rem; border: 1px solid var(--soft); }
+ul.fates .kept i { background: linear-gradient(135deg, #0072b2, #e69f00); border: 2px solid var(--ink); }
+ul.fates .merged i { background: #8fbfe0; border: 2px solid #0072b2; }
+ul.fates .dropped i { background: #d3d5da; border-color: #b4b8c1; }
+ol.steps { display: grid; gap: .5rem; grid-template-columns: repeat(auto-fill, minmax(4.75rem, 1fr)); }
+ol.steps li { font-size: .8rem; line-height: 1.35; color: var(--soft); }
+ol.steps img { margin-bottom: .25rem; } ol.steps span { white-space: nowrap; }
 figcaption { margin-top: .5rem; overflow-wrap: anywhere; }
 footer { margin: 2rem 0 0; font-size: .85rem; }
 """
-
-LEGEND = "Kept patches show the picture, dropped ones are grey, merged ones are tinted and tied to what took them in."
 
 
 def document(title: str, body: str, style: str = "", script: str = "") -> str:
@@ -73,32 +77,3 @@ def footer(words: str = "") -> str:
     from .. import __version__
 
     return f"<footer>Made by Tessella {escape(__version__)}. {escape(words)}</footer>"
-
-
-def reduction_figure(
-    method: str,
-    drawing: Image.Image,
-    answer: str,
-    counts: str,
-    right: bool | None = None,
-    level: int = 2,
-    ending: str = ".png",
-) -> str:
-    """The figure of one reduction: method, the drawing of its kept tokens, the answer, the counts in words.
-
-    All of them are text and are escaped. `right` puts a mark beside the answer, `level` is that of the heading, and
-    `ending` names the format of the picture.
-    """
-    data = base64.b64encode(encode_picture(drawing, ending)).decode("ascii")
-    mark = "" if right is None else f'<span class="{_CLASSES[right]}">{_MARKS[right]}</span> '
-    return (
-        f"<figure><h{level}>{escape(method)}</h{level}>"
-        f'<img width="{drawing.width}" height="{drawing.height}" alt="{escape(counts)}, kept by {escape(method)}" '
-        f'src="data:image/{ending[1:]};base64,{data}">'
-        f"<figcaption>{mark}<strong>{escape(answer) or '(no answer)'}</strong><br>{escape(counts)}</figcaption>"
-        "</figure>"
-    )
-
-
-_CLASSES = {True: "same", False: "differs"}
-_MARKS = {True: "✓ right:", False: "✗ wrong:"}

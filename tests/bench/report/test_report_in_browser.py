@@ -30,8 +30,8 @@ def test_nothing_from_the_ledger_becomes_markup(browser, page):
     assert browser.evaluate("document.querySelectorAll('th b, dd b, option b, code b, figure b').length") == 0
     assert browser.evaluate("document.querySelector('h1').textContent").startswith("Bench: <img src=x")
     loaded = browser.evaluate("[...document.images].map(i => i.naturalWidth)")
-    assert len(loaded) == 32
-    assert min(loaded) > 250
+    assert len(loaded) == 32 * 3  # each figure and its two steps
+    assert min(loaded) == 140
 
 
 def test_a_script_that_is_not_the_pages_own_may_not_run(browser, page, tmp_path):

@@ -9,8 +9,9 @@ from synthetic import Row, rows_of
 
 from tessella.bench.report.boards import Board
 from tessella.bench.report.gallery import Exhibit, Gallery, find_disagreements
-from tessella.pictures.drawing import draw_kept
-from tessella.pictures.markup import reduction_figure
+from tessella.core.layout import Block
+from tessella.pictures.figure import reduction_figure
+from tessella.pictures.shown import Cut, Shown
 
 HOSTILE = "<img src=x onerror=\"console.error('markup')\">"
 KINDS = ("colour", "count", "place", "reading & <writing>")
@@ -39,14 +40,24 @@ def make_exhibits(board: Board, number: int) -> Gallery:
         figures = tuple(
             reduction_figure(
                 m.label,
-                draw_kept(picture, (14, 14), range(0, 196, 1 + n), size=280),
+                _shown(picture, range(0, 196, 1 + n)),
                 m.records[found.question].answer,
                 "22 of 196 visual tokens",
                 m.records[found.question].score > 0.5,
                 level=5,
                 ending=".webp",
+                size=280,
             )
             for n, m in enumerate(found.shown)
         )
         out.append(Exhibit(found, f"what is it? {HOSTILE}", HOSTILE, figures))
     return Gallery(tuple(out))
+
+
+def _shown(picture: Image.Image, kept: range) -> Shown:
+    """Every second patch that is left by the first cut goes in a second one."""
+    cuts = tuple(
+        Cut(layer, (left,), (tuple(i if i in left else -1 for i in range(196)),))
+        for layer, left in ((0, tuple(kept)), (2, tuple(kept[::2])))
+    )
+    return Shown((picture,), ((Block(image=0, rows=14, columns=14),),), cuts)

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from ...pictures.markup import LEGEND, document, footer
+from ...pictures.figure import LEGEND
+from ...pictures.markup import document, footer
 from ..lint import Finding
 from .boards import Board, Line
 from .commands import commands_of
