@@ -52,17 +52,19 @@ def test_several_pictures_of_a_prompt_stand_side_by_side_with_nothing_between():
     shown = Shown((PICTURE, PICTURE), (*BLOCKS, (Block(image=1, rows=2, columns=3),)), (cut,))
     drawn = draw_cut(shown, size=120)
     assert drawn.size == (2 * 120 + MARGIN, 80)
-    assert drawn.getpixel((120 + MARGIN // 2, 40))[3] == 0
+    assert [drawn.getpixel((x, 40))[3] for x in (119, 120, 119 + MARGIN, 120 + MARGIN)] == [255, 0, 0, 255]
     assert drawn.getpixel((20, 20)) == (200, 40, 40, 255)
 
 
 def test_groups_that_touch_differ_in_colour():
-    rows, columns = 6, 6
-    parents = [r // 2 * 2 * columns + c // 2 * 2 for r in range(rows) for c in range(columns)]  # nine squares
+    rows, columns = 6, 12
+    parents = [r // 2 * 2 * columns + c // 2 * 2 for r in range(rows) for c in range(columns)]  # 18 squares
     fate = read_fate((rows, columns), sorted(set(parents)), parents)
     colours = group_colours(fate)
     assert sorted(colours) == sorted(set(parents))
-    for (r, c), (down, right) in itertools.product(itertools.product(range(5), range(1, 5)), ((0, 1), (1, 0), (1, -1))):
+    for (r, c), (down, right) in itertools.product(
+        itertools.product(range(5), range(1, 11)), ((0, 1), (1, 0), (1, -1))
+    ):
         one, other = parents[r * columns + c], parents[(r + down) * columns + c + right]
         assert one == other or colours[one] != colours[other]
     assert len(set(colours.values())) == len(PALETTE)
