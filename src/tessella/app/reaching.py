@@ -17,6 +17,8 @@ ALLOWED = f"'{LOCAL}' (started on this machine, for the time being), '{AUTO}' (t
 SECONDS = 3.0  # to wait for a cluster's first answer; Ray itself would try for two minutes
 # Ray listens on every interface unless it is told that its node is no part of a cluster
 ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+# no statistics are sent, and what is asked after the end starts no cluster of its own
+_ALWAYS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_AUTO_CONNECT": "0"}
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"  # HTTP/2 with empty settings, as gRPC begins
 _SETTINGS = 4  # type of the frame that answers it
 
@@ -36,7 +38,7 @@ class Cluster:
             read_address(self.address)
         if self.cpus < 1:
             raise InputError(f"a worker needs at least 1 CPU; got {self.cpus}.")
-        _import_ray()
+        _import_ray(self.address)
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,7 @@ def reach(cluster: Cluster) -> Iterator[Any]:
         address = os.environ.get("RAY_ADDRESS") or AUTO
     if address not in (LOCAL, AUTO):
         _check_answers(*read_address(address))
-    for name, value in {"RAY_USAGE_STATS_ENABLED": "0", **(ON_LOOPBACK if address == LOCAL else {})}.items():
-        os.environ.setdefault(name, value)
-    ray = _import_ray()
+    ray = _import_ray(address)
     sizes = {"object_store_memory": cluster.store_bytes} if address == LOCAL else {}
     try:
         ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **sizes)
@@ -115,7 +115,10 @@ def _check_answers(host: str, port: int) -> None:
         raise InputError(f"{where}: what listens there is something else. {fix}")
 
 
-def _import_ray() -> Any:
+def _import_ray(address: str) -> Any:
+    """The module, which reads its environment when it is imported, not later."""
+    for name, value in {**_ALWAYS, **(ON_LOOPBACK if address == LOCAL else {})}.items():
+        os.environ.setdefault(name, value)
     try:
         import ray
     except ImportError:
