@@ -42,7 +42,11 @@ class RayAnswerer:
 
     async def start(self) -> None:
         """Return once a replica is ready. Raises InputError in one line for what cannot be reached or loaded."""
-        await asyncio.to_thread(self._deployment.start)
+        try:
+            await asyncio.to_thread(self._deployment.start)
+        except asyncio.CancelledError:
+            self._deployment.give_up()
+            raise
         self.processor, self._known = await self._deployment.handle.describe.remote()
         self._ready = 1
         self._counting = asyncio.create_task(self._keep_counting())

@@ -7,7 +7,6 @@ import logging
 import re
 import secrets
 import threading
-import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -33,12 +32,13 @@ class Deployment:
         self._settings, self._scale = _everywhere(settings), scale
         self._cluster = Cluster(address, scale.cpus, STORE_BYTES)
         self._stack = ExitStack()
+        self._given_up = threading.Event()
         self._lock = threading.Lock()  # Serve, asked after the end, would start a cluster of its own
         self._app = f"tessella-{secrets.token_hex(4)}"
         self.handle: Any = None
 
     def start(self) -> None:
-        """Return once a replica is ready. Raises InputError for what cannot be reached, started or loaded."""
+        """Return once a replica is ready, or it is given up. Raises InputError for what cannot be reached or loaded."""
         self._scale.check()
         self._cluster.check()
         with ExitStack() as stack:
@@ -52,8 +52,13 @@ class Deployment:
             self.handle = self._run(serve, demand)
             stack.callback(self.handle.shutdown)
             while not self.count_ready():
-                time.sleep(LOOK_AGAIN)
+                if self._given_up.wait(LOOK_AGAIN):
+                    return
             self._stack = stack.pop_all()
+
+    def give_up(self) -> None:
+        """Have a start that is under way in another thread end what it has begun."""
+        self._given_up.set()
 
     def count_ready(self) -> int:
         """How many replicas are ready, 0 after the end. Raises InputError where the model could not be loaded."""
