@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tessella.core.budget import SCOPES, Budget
 from tessella.core.contracts import Method
-from tessella.core.errors import BudgetError, InputError, MethodError, UnknownMethodError
+from tessella.core.errors import BudgetError, MethodError, UnknownMethodError
 from tessella.core.pipeline import Part, Pipeline, as_pipeline, format_method, parse, split_outside
 from tessella.core.registry import load_class, make
 
@@ -141,5 +141,5 @@ def test_part_shows_its_budget() -> None:
 
 @pytest.mark.parametrize("text", ["there/is/none.json", "random:4 | 'none.json':4", ' "a.JSON" ', "none.j\u017fon"])
 def test_a_text_from_afar_names_no_recipe(text: str) -> None:
-    with pytest.raises(InputError, match=r"names a recipe's file, which is not read here; name its method"):
+    with pytest.raises(MethodError, match=r"names a recipe's file, which is not read here; name its method"):
         parse(text, recipes=False)

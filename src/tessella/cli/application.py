@@ -24,6 +24,7 @@ from . import (
     join,
     methods,
     report,
+    serve,
     show,
     tune,
 )
@@ -75,7 +76,23 @@ def start(
         typer.echo(context.get_help())
 
 
-COMMANDS = (ask, compare, bench, report, claims, export, join, calibrate, tune, diagnose, methods, show, doctor, demo)
+COMMANDS = (
+    ask,
+    compare,
+    bench,
+    report,
+    claims,
+    export,
+    join,
+    calibrate,
+    tune,
+    diagnose,
+    serve,
+    methods,
+    show,
+    doctor,
+    demo,
+)
 for module in COMMANDS:
     app.command(module.__name__.rsplit(".", 1)[-1], cls=getattr(module, "Command", None))(module.command)
 

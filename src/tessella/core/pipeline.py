@@ -20,7 +20,7 @@ from typing import Any
 
 from .budget import SCOPES, Budget
 from .contracts import Method
-from .errors import BudgetError, InputError, MethodError
+from .errors import BudgetError, MethodError
 from .method_text import format_method, parse_method, split_outside
 from .recipe import Recipe, read_recipe
 from .registry import load_class
@@ -135,13 +135,13 @@ def parse(text: str, *, recipes: bool = True) -> Pipeline:
     """Read a pipeline's text form, and the files of its recipes; without `recipes` no file is touched.
 
     Raises MethodError, BudgetError or UnknownMethodError naming the part at fault, InputError for a file that is no
-    recipe, or for any where there are to be none.
+    recipe, MethodError for any file where there is to be none.
     """
     parts = [part.strip() for part in split_outside(text, "|")]
     if not all(parts):
         raise MethodError(f"empty step in pipeline {text!r}; write 'divprune:0.5 | fastv@2:0.5'.")
     if not recipes and any(map(_FILE.match, parts)):
-        raise InputError(f"the pipeline {text!r} names a recipe's file, which is not read here; name its method.")
+        raise MethodError(f"the pipeline {text!r} names a recipe's file, which is not read here; name its method.")
     return Pipeline(tuple(part for text in parts for part in _parse_parts(text)))
 
 

@@ -68,10 +68,10 @@ def check_ceiling(pipeline: Pipeline, max_keep: str | None, num_pictures: int, n
 
 
 def check_settings(method: Method) -> None:
-    """Raise MethodError for a setting so large that one request could hold up a server."""
+    """Raise MethodError for a setting so large that one request could hold up a server; a seed costs nothing."""
     for name, value in method.settings().items():
         for number in _numbers(value):
-            if abs(number) > MAX_SETTING:
+            if abs(number) > MAX_SETTING and name != "seed":
                 raise MethodError(f"{method.id}: {name} may be at most {MAX_SETTING:,} in a request; got {number:g}.")
 
 

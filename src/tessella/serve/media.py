@@ -22,7 +22,7 @@ _DATA_URL = re.compile(r"data:image/(png|jpe?g|webp|gif|bmp);base64,", re.IGNORE
 
 
 class PictureReader:
-    """Reads the pictures of requests off the event loop. `close` ends its threads."""
+    """Reads the pictures of requests off the event loop."""
 
     def __init__(self, front: FrontSettings) -> None:
         self._front = front
@@ -39,9 +39,6 @@ class PictureReader:
         finally:
             for task in tasks:
                 task.cancel()
-
-    def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _read(self, url: str, name: str) -> Image.Image:
         content = url if url[:5].lower() == "data:" else await self._fetcher.fetch(url, name)

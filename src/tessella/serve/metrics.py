@@ -20,7 +20,6 @@ class Metrics:
         registry = CollectorRegistry()
         self._registry = registry
         self.requests = Counter("tessella_requests", "Requests answered.", ("route", "status"), registry=registry)
-        self.open = Gauge("tessella_open_requests", "Chat requests that are being handled.", registry=registry)
         self.cancelled = Counter("tessella_cancelled", "Requests whose client left.", registry=registry)
         self.rejected = Counter("tessella_rejected", "Requests that were refused.", ("code",), registry=registry)
         self._first = Histogram(

@@ -47,9 +47,10 @@ def _sentence(name: str, errors: Sequence[Mapping[str, Any]], given: Any) -> str
         return f"{name}{'.' + tag if tag else ''} is missing."
     if kind == "union_tag_invalid":
         context = errors[0]["ctx"]
-        return f"{name}.{context['discriminator'].strip(chr(39))} must be one of {context['expected_tags']}."
-    reasons = dict.fromkeys(error["msg"].removeprefix("Input should ").removeprefix("be ") for error in errors)
-    return f"{name} must be {', or '.join(reasons)}; got {_shorten(given)}."
+        tag = context["discriminator"].strip("'")
+        return f"{name}.{tag} must be one of {context['expected_tags']}; got {_shorten(context['tag'])}."
+    reasons = (error["msg"].partition(" should ")[2].replace(" after validation", "") for error in errors)
+    return f"{name} must {', or '.join(dict.fromkeys(reasons))}; got {_shorten(given)}."
 
 
 def _place(loc: Sequence[str | int], body: Any) -> tuple[tuple[str | int, ...], Any]:

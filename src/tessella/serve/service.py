@@ -1,0 +1,30 @@
+"""What the endpoints of one server share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from .contract import Answerer
+from .conversation import ConversationReader
+from .metrics import Metrics
+from .settings import FrontSettings
+
+
+@dataclass(frozen=True)
+class Service:
+    """Whatever answers, and how requests become its questions."""
+
+    answerer: Answerer
+    front: FrontSettings
+    reader: ConversationReader
+    metrics: Metrics = field(repr=False)
+
+    @property
+    def model(self) -> str:
+        """The name under which the model is served."""
+        return str(self.answerer.facts()["model"])
+
+    @classmethod
+    def of(cls, answerer: Answerer, processor: Any, front: FrontSettings) -> Service:
+        return cls(answerer, front, ConversationReader(processor, front), Metrics(answerer.facts))
