@@ -32,18 +32,30 @@ class ConversationReader:
         self._pictures = PictureReader(front)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="prompts")
 
-    async def read(self, turns: Sequence[Turn], pipeline: Pipeline) -> tuple[str, tuple[Image.Image, ...]]:
+    async def read(self, turns: Sequence[Turn]) -> tuple[str, tuple[Image.Image, ...]]:
         """The chat text of turns, whose pictures have a "url" each, and their pictures in order.
 
-        Raises InputError for text, pictures and conversations that cannot be used, BudgetError for a pipeline that
-        keeps more than the server lets it.
+        Raises InputError for text, pictures and conversations that cannot be used.
         """
         loop = asyncio.get_running_loop()
         text = await loop.run_in_executor(self._thread, self._write, turns)
         urls = [part["url"] for turn in turns for part in turn["content"] if part["type"] == "image"]
-        pictures = await self._pictures.read(urls)
-        await loop.run_in_executor(self._thread, self._check_ceiling, pipeline, text, pictures)
-        return text, pictures
+        return text, await self._pictures.read(urls)
+
+    async def check(self, pipeline: Pipeline, text: str, pictures: Sequence[Image.Image]) -> None:
+        """Raise BudgetError for a pipeline that keeps more of a prompt than the server lets it."""
+
+        def count() -> int:
+            return self._count_visual(text, pictures)
+
+        most = self._front.max_keep
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, check_ceiling, pipeline, most, len(pictures), count)
+
+    async def count_visual(self, text: str, pictures: Sequence[Image.Image]) -> int:
+        """The visual tokens of a prompt before any are dropped."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._count_visual, text, pictures)
 
     def _write(self, turns: Sequence[Turn]) -> str:
         texts = [part["text"] for turn in turns for part in turn["content"] if part["type"] == "text"]
@@ -63,9 +75,6 @@ class ConversationReader:
             raise InputError(f"the prompt's text has {count:,} tokens; this server reads at most {most:,}.")
         return written
 
-    def _check_ceiling(self, pipeline: Pipeline, text: str, pictures: Sequence[Image.Image]) -> None:
-        def num_visual() -> int:
-            ids = self._processor(text=[text], images=[list(pictures)], return_tensors="np")["input_ids"]
-            return int((ids == self._processor.image_token_id).sum())
-
-        check_ceiling(pipeline, self._front.max_keep, len(pictures), num_visual)
+    def _count_visual(self, text: str, pictures: Sequence[Image.Image]) -> int:
+        ids = self._processor(text=[text], images=[list(pictures)], return_tensors="np")["input_ids"]
+        return int((ids == self._processor.image_token_id).sum())

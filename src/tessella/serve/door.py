@@ -18,7 +18,8 @@ from .metrics import Metrics
 from .refusals import Refusal, failure
 from .settings import FrontSettings
 
-OPEN_PATHS = ("/healthz", "/readyz")  # for whoever restarts and routes, which has no key
+OPEN_PATHS = ("/healthz", "/readyz", "/")  # for whoever restarts and routes, and the page, which asks for the key
+SHARED = "/s/"  # in front of the numbers of shared results, which nobody guesses
 LOG = logging.getLogger("tessella.serve")
 GONE = 499  # for the log and the counters: the client left before there was an answer
 
@@ -58,7 +59,7 @@ class Door:
             self._count(scope, number, status or GONE, time.perf_counter() - start)
 
     def _refusal(self, scope: Scope) -> Refusal | None:
-        if not self._front.keys or scope["path"] in OPEN_PATHS:
+        if not self._front.keys or scope["path"] in OPEN_PATHS or scope["path"].startswith(SHARED):
             return None
         kind, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
         if kind.lower() == "bearer" and is_known(key.strip(), self._front.keys):

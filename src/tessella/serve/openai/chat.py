@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from ..contract import Closing, Event, Piece, Question, Reading
+from ..asking import observed
+from ..contract import Event, Reading
 from ..leaving import while_connected
-from ..metrics import Metrics
 from ..refusals import Refusal
 from ..service import Service
 from .reading import read_question
@@ -56,7 +56,7 @@ async def _answer(service: Service, body: ChatRequest, number: str) -> Response:
     if body.model != service.model:
         raise unknown_model(body.model, service.model)
     question = await read_question(service, body, number)
-    events = _observed(service, question, start)
+    events = observed(service, question, start)
     envelope = Envelope(service.model)
     n, wants_logprobs = question.sampling.n, question.sampling.logprobs is not None
     if not body.stream:
@@ -75,25 +75,6 @@ async def _first(events: AsyncIterator[Event]) -> Reading:
     reading = await anext(events)
     assert isinstance(reading, Reading), "an answerer says first that it has read the prompt"
     return reading
-
-
-async def _observed(service: Service, question: Question, start: float) -> AsyncGenerator[Event, None]:
-    """An answerer's events, counted as they pass."""
-    has_text = False
-    async with aclosing(service.answerer.answer(question)) as events:  # type: ignore[type-var]
-        async for event in events:
-            _count(service.metrics, event)
-            if isinstance(event, Piece) and not has_text:
-                has_text = True
-                service.metrics.first_text(time.perf_counter() - start)
-            yield event
-
-
-def _count(metrics: Metrics, event: Event) -> None:
-    if isinstance(event, Reading):
-        metrics.read(event)
-    elif isinstance(event, Closing):
-        metrics.written(event)
 
 
 def unknown_model(name: str, served: str) -> Refusal:

@@ -27,7 +27,8 @@ async def read_question(service: Service, body: ChatRequest, number: str) -> Que
         raise InputError("the last message is the assistant's own; end with the user's.")
     if front.log_prompts:
         LOG.info("%s asks %r", number, [message.model_dump() for message in body.messages])
-    text, pictures = await service.reader.read([_turn(message) for message in body.messages], pipeline)
+    text, pictures = await service.reader.read([_turn(message) for message in body.messages])
+    await service.reader.check(pipeline, text, pictures)
     return Question(
         number=number,
         text=text,
