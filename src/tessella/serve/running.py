@@ -26,7 +26,7 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 class Server(uvicorn.Server):
     """Asks `stop` to end things at the first signal, and ends them itself at the second."""
 
-    def __init__(self, config: uvicorn.Config, stop: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, stop: Callable[[], object]) -> None:
         super().__init__(config)
         self._stop, self._is_stopping = stop, False
 

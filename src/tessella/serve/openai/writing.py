@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from ... import __version__
 from ..contract import Closing, Event, Piece, Reading, TokenLogprob
@@ -127,5 +128,5 @@ def _logprobs(tokens: Iterable[TokenLogprob]) -> Logprobs:
     )
 
 
-def _plain(token: TokenLogprob) -> dict[str, object]:
+def _plain(token: TokenLogprob) -> dict[str, Any]:
     return {"token": token.token, "logprob": max(token.logprob, _LEAST), "bytes": list(token.bytes)}
