@@ -60,6 +60,11 @@ def method_rows(
     return out
 
 
+def reasons_against(model: Any) -> dict[str, str]:
+    """Why a model cannot carry a method, by the ids of those that it cannot."""
+    return {row["id"]: row["reason"] for row in method_rows(model=model) if not row["can_apply"]}
+
+
 def method_details(name: str) -> dict[str, Any]:
     """Card, documentation and settings of one method. Raises UnknownMethodError with the closest ids."""
     cls = load_class(name)

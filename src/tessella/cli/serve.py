@@ -50,6 +50,10 @@ def command(
     feature_cache_mb: Annotated[int, typer.Option(metavar="MB", help="Cache of encoded pictures; 0: none.")] = 256,
     prompt_cache_mb: Annotated[int, typer.Option(metavar="MB", help="Cache of reduced pictures; 0: none.")] = 256,
     grace: Annotated[float, typer.Option(metavar="S", help="At the end, time to finish what runs.")] = 30,
+    share_dir: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Keep results that are shared by link in this folder, not in memory."),
+    ] = None,
     log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Write prompts into the log.")] = False,
     ray: Annotated[
         str | None,
@@ -106,6 +110,7 @@ def command(
         max_megapixels=max_megapixels,
         allow_hosts=tuple(allow_host or ()),
         grace_s=grace,
+        share_dir=share_dir,
         log_prompts=log_prompts,
     )
     start_server(worker, front, print_at_once, ray, Scale(min_replicas, max_replicas, ray_cpus, ray_gpus))

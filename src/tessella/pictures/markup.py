@@ -44,24 +44,32 @@ figcaption { margin-top: .5rem; overflow-wrap: anywhere; }
 footer { margin: 2rem 0 0; font-size: .85rem; }
 """
 
+ICON = (  # three tiles; without one a browser asks its server for one
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAABAAAAAQAgMAAABinRfyAAAADFBMVEUAAAAAcrLmnwAAnnPZ8zC+AAAAAXRSTlMA"
+    "QObYZgAAACFJREFUeNpjYGBgYGAW9WKYzMTAwMCAjUAC9n+wK0GoAwBxHAJFEK8NTgAAAABJRU5ErkJggg=="
+)
 
-def document(title: str, body: str, style: str = "", script: str = "") -> str:
+
+def document(title: str, body: str, style: str = "", script: str = "", live: bool = False) -> str:
     """A whole page around the markup of its body, which reaches for nothing outside itself.
 
-    `title` is text. The page's own policy lets no script run but the one given here, whatever the body holds.
+    `title` is text. The page's own policy lets no script run but the one given here, whatever the body holds; that of a
+    `live` page may ask the server that the page came from, and no other.
     """
     scripts = ""
     allowed = "'none'"
     if script:
         digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
         scripts, allowed = f"<script>{script}</script>\n", f"'sha256-{digest}'"
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {allowed}"
+    policy = "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; style-src 'unsafe-inline'"
+    policy += f"; script-src {allowed}" + ("; connect-src 'self'" if live else "")
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="{ICON}">
 <title>{escape(title)} · Tessella</title>
 <style>{STYLE}{style}</style>
 </head>

@@ -19,6 +19,7 @@ from .leaving import ClientGone
 from .metrics import Metrics
 from .openai.chat import build_chat
 from .openai.mistakes import refusal_of_mistakes
+from .page import build_page
 from .refusals import Refusal, refusal_of
 from .service import Service
 from .settings import FrontSettings
@@ -42,6 +43,7 @@ def build_application(answerer: Answerer, processor: Any, front: FrontSettings) 
     app.add_middleware(Door, front=front, metrics=service.metrics)
     app.include_router(build_chat(service))
     app.include_router(build_health(service))
+    app.include_router(build_page(service))
     _tell_mistakes(app, service.metrics)
     return app
 

@@ -110,7 +110,10 @@ class Answerer(Protocol):
         """Events of a question. It may raise Busy, Late, Stopping, Lost, or what `tessella.reduce` raises."""
 
     def facts(self) -> dict[str, Any]:
-        """What `/readyz` and the page show: model, family, whether it is ready, questions waiting and running."""
+        """What `/readyz` and the page show: model, family, whether it is ready, questions waiting and running.
+
+        Under `methods`, for the page alone, why the model cannot carry a method, by the ids of those that it cannot.
+        """
 
     async def stop(self, seconds: float) -> None:
         """Take no more questions, finish what runs for at most so long, then cancel the rest."""

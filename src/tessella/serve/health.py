@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -25,7 +23,7 @@ def build_health(service: Service) -> APIRouter:
         responses={503: {"description": "It is loading its model, or stopping."}},
     )
     async def readyz() -> JSONResponse:
-        facts: dict[str, Any] = service.answerer.facts()
+        facts = {name: fact for name, fact in service.answerer.facts().items() if name != "methods"}
         return JSONResponse(facts, 200 if facts["ready"] else 503)
 
     @router.get(

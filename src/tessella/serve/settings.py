@@ -36,7 +36,7 @@ class FrontSettings:
     for the text of a prompt. Pictures are fetched from `allow_hosts` alone ("host", or "host:port" where it is not the
     usual one), within `fetch_s`; `max_body_mb` bounds each of them as it bounds a request. A body that stands still for
     `body_s` and a reader that takes nothing for `reader_s` are let go. `grace_s` is what running requests get at the
-    end.
+    end. Results that the page shares are kept in `share_dir`, by default in memory.
     """
 
     host: str = "127.0.0.1"
@@ -56,6 +56,7 @@ class FrontSettings:
     body_s: float = 30.0
     reader_s: float = 60.0
     grace_s: float = 30.0
+    share_dir: str | None = None
     log_prompts: bool = False
 
     @property
