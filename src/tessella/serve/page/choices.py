@@ -38,7 +38,7 @@ def starters(choices: list[dict[str, str]]) -> list[str]:
 
 
 def _about(row: Mapping[str, Any]) -> str:
-    """'PyramidDrop, 2024: prefill, training-free'."""
+    """'PyramidDrop, 2024: prefill'."""
     year = f", {row['year']}" if row["year"] else ""
-    kind = "baseline" if row["baseline"] else "training-free" if row["training_free"] else "trained"
-    return f"{row['title']}{year}: {' and '.join(row['stages'])}, {kind}"
+    kind = "" if row["training_free"] else ", trained"
+    return f"{row['title']}{year}: {' and '.join(row['stages'])}{kind}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..contract import Closing, Reading
 
-PARTS = ("queue", "encode", "score", "select", "prefill")
+PARTS = ("encode", "score", "select", "prefill", "decode", "queue")  # in the order in which they are shown
 
 
 @dataclass
@@ -30,8 +30,8 @@ class Column:
         """Milliseconds of each part, as far as they are known."""
         if self.reading is None:
             return {}
-        out = {part: self.reading.ms[part] for part in PARTS if part in self.reading.ms}
-        return out if self.closing is None else {**out, "decode": self.closing.decode_ms}
+        ms = self.reading.ms if self.closing is None else {**self.reading.ms, "decode": self.closing.decode_ms}
+        return {part: ms[part] for part in PARTS if part in ms}
 
 
 def agreements(columns: Sequence[Column]) -> dict[int, bool]:

@@ -56,6 +56,7 @@ async def write_messages(
     """What the page is sent: the names of the columns, then news of each; the columns are filled meanwhile."""
     told: dict[int, bool] = {}
     yield message({"columns": [column.name for column in columns]})
+    yield message({"column": 0, "verdict": verdict_markup(0, None)})
     async for number, event in events:
         news = await _take(columns[number], event, request)
         yield message({"column": number, **news})

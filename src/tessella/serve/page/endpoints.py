@@ -105,7 +105,7 @@ async def _compare(service: Service, body: CompareRequest, request: str, recent:
         for n, (pipeline, name) in enumerate(zip(pipelines, names, strict=True))
     ]
     events = side_by_side(sources)
-    columns = [Column(name) for name in names]
+    columns = [Column("full model"), *map(Column, names[1:])]
     texts = _write(columns, events, request, partial(shared_markup, words, service.model, columns), recent)
     return EventStream(texts, events, {}, service.front.reader_s, service.metrics)
 

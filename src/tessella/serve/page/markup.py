@@ -29,9 +29,8 @@ def page_markup() -> str:
     for name, markup in slots.items():
         body = body.replace(f"{{{{{name}}}}}", markup)
     script = "".join(map(_asset, SCRIPTS))
-    return document(
-        "See which patches a model needs", body, _asset("cards.css") + _asset("page.css"), script, live=True
-    )
+    style = _asset("cards.css") + _asset("page.css")
+    return document("See which patches a model needs", body, style, script, live=True)
 
 
 def shared_markup(question: str, model: str, columns: Sequence[Column]) -> str:
@@ -64,7 +63,8 @@ one.</p></header>
 
 def card_markup(column: Column, verdict: str = "") -> str:
     """The card of one method; all words in it are text and are escaped, its view and `verdict` are markup."""
-    return f"""<article class="card"><header><h3>{escape(column.name)}</h3><span class="verdict">{verdict}</span></header>
+    return f"""<article class="card">
+<header><h3>{escape(column.name)}</h3><span class="verdict">{verdict}</span></header>
 <p class="answer">{escape(column.answer.strip())}</p><p class="wrong">{escape(column.error)}</p>
 <div class="view">{column.view}</div><div class="facts">{facts_markup(column)}</div></article>"""
 
@@ -89,11 +89,11 @@ def facts_markup(column: Column) -> str:
     notes = [*([cached[reading.cached]] if reading.cached else []), *reading.notes]
     if reading.shown is not None and reading.shown.seen:
         notes.append(f"{reading.shown.seen[0].upper()}{reading.shown.seen[1:]}.")
-    times = "".join(f"<div><dt>{part}</dt><dd>{ms:.1f} ms</dd></div>" for part, ms in column.ms.items())
+    times = "".join(f"<div><dt>{part}</dt><dd>{_milliseconds(ms)}</dd></div>" for part, ms in column.ms.items())
     return (
         f"<p><b>{kept}</b> of {there} visual tokens{mean}</p>"
         f'<div class="gauge"><i style="width:{reading.mean_keep_ratio:.1%}"></i></div>'
-        f"{''.join(f'<p>{escape(note)}</p>' for note in notes)}<dl>{times}</dl>"
+        f"<dl>{times}</dl>{''.join(f'<p>{escape(note)}</p>' for note in notes)}"
     )
 
 
@@ -105,6 +105,10 @@ def _example(example: Example) -> str:
         f'<img width="{example.image.width}" height="{example.image.height}" alt="{question}" '
         f'src="data:image/png;base64,{data}"></button>'
     )
+
+
+def _milliseconds(ms: float) -> str:
+    return f"{ms:.1f} ms" if ms < 10 else f"{ms:,.0f} ms"
 
 
 def _asset(name: str) -> str:

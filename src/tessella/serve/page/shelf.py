@@ -29,7 +29,7 @@ class Shelf:
             self._find_files(self._folder)
 
     def put(self, page: bytes, number: str = "") -> str:
-        """Hold a page under `number`, or a new one, which is returned. Raises InputError where no file can be written."""
+        """Hold a page under `number`, or a new one, and return that. Raises InputError where no file can be written."""
         number = number or secrets.token_urlsafe(16)
         if self._folder is not None:
             save_bytes(page, self._folder / f"{number}.html")
@@ -53,9 +53,7 @@ class Shelf:
 
     def _find_files(self, folder: Path) -> None:
         if not folder.is_dir() or not os.access(folder, os.W_OK):
-            raise InputError(
-                f"shared results cannot be kept in {str(folder)!r}: it is no folder that can be written to."
-            )
+            raise InputError(f"shared results cannot be kept in {str(folder)!r}: it is no folder to write to.")
         found = [file for file in folder.glob("*.html") if _NUMBER.fullmatch(file.stem)]
         for file in sorted(found, key=lambda file: file.stat().st_mtime):
             self._pages[file.stem] = None

@@ -11,6 +11,7 @@ async function loadMethods() {
     $("model").textContent = `Model: ${found.model}.`;
     $("entry").hidden = true;
     if (!chosen.length) chosen.push(...found.chosen);
+    known.sort((a, b) => chosen.includes(b.pipeline) - chosen.includes(a.pipeline));
     showMethods();
     showChosen();
   } catch (error) {
