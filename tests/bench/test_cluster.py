@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 import os
-import secrets
 import signal
 import socket
 import subprocess
@@ -20,8 +18,9 @@ from typing import Any
 import pytest
 
 import tessella
+from ray_nodes import NEEDS_RAY, RAY_WARNINGS, on_own_loopback, ray_nodes
 from tessella.app.jobs import run_bench
-from tessella.app.reaching import ON_LOOPBACK, find_room
+from tessella.app.reaching import find_room
 from tessella.app.source import Source
 from tessella.bench.cluster import Cluster, Crew, reach, run_on
 from tessella.bench.cluster.portions import Portions
@@ -35,13 +34,7 @@ from tessella.cli.optional_value import fill_in
 from tessella.core.errors import BudgetError, InputError
 
 SMALL = Request("none,blind,hiprune,random", "1/2,22", "digit,shape", 6, batch=2, only=True)
-NEEDS_RAY = pytest.mark.skipif(
-    importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install 'tessella[ray]'"
-)
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*Ray will no longer override accelerator visible devices:FutureWarning",
-    "ignore:subprocess .* is still running:ResourceWarning",  # of the Ray that a driver has started
-)
+pytestmark = RAY_WARNINGS
 
 
 @pytest.fixture(scope="module")
@@ -60,24 +53,15 @@ def whole(work: Work, tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
 
 @pytest.fixture(scope="module", autouse=True)
 def on_loopback() -> Iterator[None]:
-    """Said before Ray is imported, which reads it once; and a token of these tests' own."""
-    with pytest.MonkeyPatch.context() as patch:
-        own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
-        for name, value in {**ON_LOOPBACK, **own}.items():
-            patch.setenv(name, value)
+    with on_own_loopback():
         yield
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """A cluster of two nodes with one CPU and, as far as Ray knows, one GPU each, as long as this module runs."""
-    from ray.cluster_utils import Cluster as Nodes
-
-    nodes = Nodes(shutdown_at_exit=True)
-    for _ in range(2):
-        nodes.add_node(num_cpus=1, num_gpus=1, include_dashboard=False, wait=False)
-    yield nodes.address
-    nodes.shutdown()
+    """A cluster of two nodes, as long as this module runs."""
+    with ray_nodes(2) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,11 @@ ALLOWED = f"'{LOCAL}' (started on this machine, for the time being), '{AUTO}' (t
 SECONDS = 3.0  # to wait for a cluster's first answer; Ray itself would try for two minutes
 # Ray listens on every interface unless it is told that its node is no part of a cluster
 ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-# no statistics are sent, and what is asked after the end starts no cluster of its own
-_ALWAYS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_AUTO_CONNECT": "0"}
+_ALWAYS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # what is asked after the end starts no cluster of its own
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # of other workers, when the first one's was raised
+}
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"  # HTTP/2 with empty settings, as gRPC begins
 _SETTINGS = 4  # type of the frame that answers it
 
