@@ -20,6 +20,7 @@ from .scale import Scale
 
 STORE_BYTES = 1 << 30  # of shared memory for pictures on their way to replicas
 TRIES = 3  # to load the model, one after the other, until the deployment is given up
+COUNT_S = 1.0  # seconds until questions under way are counted again
 LOOK_AGAIN = 0.2  # seconds until replicas that load are looked at again
 NAME = "replicas"
 _QUIET = {"log_level": "ERROR", "enable_access_log": False}
@@ -80,6 +81,15 @@ class Deployment:
 
     def _run(self, serve: Any, demand: dict[str, float]) -> Any:
         side_by_side = self._settings.max_batch
+        autoscaling = {
+            "min_replicas": self._scale.min_replicas,
+            "max_replicas": self._scale.max_replicas,
+            "target_ongoing_requests": side_by_side,
+            "upscale_delay_s": self._scale.up_after_s,
+            "downscale_delay_s": self._scale.down_after_s,
+            "metrics_interval_s": COUNT_S,  # to become an environment variable, which Ray 2.60 does not read yet
+            "look_back_period_s": max(self._scale.up_after_s, 2 * COUNT_S),
+        }
         deployed = serve.deployment(Replica).options(
             name=NAME,
             ray_actor_options=demand,
@@ -88,15 +98,7 @@ class Deployment:
             graceful_shutdown_timeout_s=self._settings.timeout_s,
             graceful_shutdown_wait_loop_s=0.2,
             logging_config=_QUIET,
-            autoscaling_config={
-                "min_replicas": self._scale.min_replicas,
-                "max_replicas": self._scale.max_replicas,
-                "target_ongoing_requests": side_by_side,
-                "upscale_delay_s": self._scale.up_after_s,
-                "downscale_delay_s": self._scale.down_after_s,
-                "look_back_period_s": max(self._scale.up_after_s, 1.0),
-                "metrics_interval_s": 1.0,
-            },
+            autoscaling_config=autoscaling,
         )
         application = deployed.bind(self._settings, self._scale.cpus)
         target = serve.RunTarget(application, name=self._app, route_prefix=None)
