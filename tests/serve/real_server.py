@@ -19,8 +19,6 @@ import httpx
 import openai
 from PIL import Image
 
-START_S = 120
-
 
 class RealServer:
     """`tessella serve` with options of a command line, until the end of the block."""
@@ -37,7 +35,10 @@ class RealServer:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         found = re.search(r"http://\S+", line)
-        assert found, f"no address but {line!r}, and on standard error: {self.log()}"
+        if not found:
+            told = self.log()
+            self.__exit__()
+            raise AssertionError(f"no address but {line!r}, and on standard error: {told}")
         self.line, self.url = line, found.group()
         return self
 

@@ -91,9 +91,8 @@ class OwnHost:
             name = host_of("//" + Headers(scope=scope).get("host", ""))
             if name not in self._names:
                 told = ", ".join(sorted(self._names))
-                refusal = Refusal(
-                    403, f"the host {name!r} is not this server's; without API keys it is {told}.", "host"
-                )
+                message = f"the host {name!r} is not this server's; without API keys it is {told}."
+                refusal = Refusal(403, message, "unknown_host")
                 await _answer(refusal, scope, receive, send)
                 return
         await self.app(scope, receive, send)

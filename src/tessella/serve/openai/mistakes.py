@@ -23,9 +23,10 @@ def refusal_of_mistakes(errors: Sequence[Mapping[str, Any]], body: Any) -> Refus
     first = max(range(len(errors)), key=lambda i: (len(places[i][0]), -i))
     path, given = places[first]
     if not path:
-        return Refusal(
-            400, "the body must be a JSON object, sent with 'Content-Type: application/json'.", "invalid_json"
-        )
+        told = "must be a JSON object, sent with 'Content-Type: application/json'."
+        if errors[first]["type"] == "string_unicode":
+            told = "has a field whose name is not UTF-8 text."
+        return Refusal(400, f"the body {told}", "invalid_json")
     name = _write(path)
     if path[0] in NotHonoured.model_fields:
         return Refusal(

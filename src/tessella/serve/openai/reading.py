@@ -25,9 +25,11 @@ async def read_question(service: Service, body: ChatRequest, number: str) -> Que
     pipeline = _read_pipeline(body, front)
     if body.messages[-1].role == "assistant":
         raise InputError("the last message is the assistant's own; end with the user's.")
+    turns = [_turn(message) for message in body.messages]
     if front.log_prompts:
-        LOG.info("%s asks %r", number, [message.model_dump() for message in body.messages])
-    text, pictures = await service.reader.read([_turn(message) for message in body.messages])
+        told = [(turn["role"], [part.get("text", "a picture") for part in turn["content"]]) for turn in turns]
+        LOG.info("%s asks %r", number, told)
+    text, pictures = await service.reader.read(turns)
     await service.reader.check(pipeline, text, pictures)
     return Question(
         number=number,
