@@ -64,7 +64,7 @@ async def send_all(address: str, bodies: Iterable[dict[str, Any]], clients: int)
     todo: Iterator[dict[str, Any]] = iter(bodies)
     answers: list[Answered] = []
     limits = httpx.Limits(max_connections=clients)
-    async with httpx.AsyncClient(base_url=address, timeout=None, limits=limits) as http:
+    async with httpx.AsyncClient(base_url=address, timeout=None, limits=limits, trust_env=False) as http:
 
         async def ask_on() -> None:
             for body in todo:
