@@ -10,15 +10,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-START_S, END_S = 600, 60
+END_S = 60
 
 
 class ServerProcess:
-    """`tessella serve` with options of a command line, while this is entered. `address` is http://HOST:PORT."""
+    """`tessella serve` with options of a command line, while this is entered.
+
+    `address` is http://HOST:PORT, `model` the name under which it serves.
+    """
 
     def __init__(self, *options: str) -> None:
         self._command = [sys.executable, "-m", "tessella.cli", "serve", "--port", "0", *options]
-        self.address = ""
+        self.model = self.address = ""
 
     def __enter__(self) -> ServerProcess:
         """Wait for the line that says where the server listens. Raises RuntimeError with its last words if it ends."""
@@ -26,8 +29,8 @@ class ServerProcess:
         self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=self._log, text=True)
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            if found := re.search(r"http://[\w.:\[\]-]+\d", line):
-                self.address = found.group()
+            if found := re.search(r"serves (.+) at (http://\S+)", line):
+                self.model, self.address = found.groups()
                 return self
         self._process.wait(END_S)
         raise RuntimeError(f"the server did not start: {self.last_words()}")

@@ -97,23 +97,25 @@ class Bench:
         rows: list[dict[str, Any]] = []
         with ServerProcess(
             "--model", str(self._folder), "--dtype", "bfloat16", "--device", options.device,
-            "--max-batch", str(options.max_batch),
+            "--max-batch", str(options.max_batch), "--timeout", "3600",
         ) as server:  # fmt: skip
             for shared in (False, True):
                 for clients in self._plan.clients:
-                    rows.append(self._row(server.address, clients, shared))
+                    rows.append(self._row(server, clients, shared))
                     print(f"{self._folder.name}: {line_of(rows[-1])}", file=sys.stderr, flush=True)
         return rows
 
-    def _row(self, address: str, clients: int, shared: bool) -> dict[str, Any]:
+    def _row(self, server: ServerProcess, clients: int, shared: bool) -> dict[str, Any]:
         phases: dict[str, list[Phase]] = {name: [] for name in self._reductions}
         for reduction in self._reductions.values():  # untimed
-            asyncio.run(send_all(address, list(self._bodies(min(clients, 2), shared, reduction)), clients))
+            asyncio.run(
+                send_all(server.address, list(self._bodies(server.model, min(clients, 2), shared, reduction)), clients)
+            )
         for number in range(self._plan.rounds):
             turn = list(self._reductions.items())
             for name, reduction in turn if number % 2 else reversed(turn):
-                bodies = list(self._bodies(clients * self._plan.requests, shared, reduction))
-                phases[name].append(asyncio.run(send_all(address, bodies, clients)))
+                bodies = list(self._bodies(server.model, clients * self._plan.requests, shared, reduction))
+                phases[name].append(asyncio.run(send_all(server.address, bodies, clients)))
         for phase in (p for of in phases.values() for p in of):
             if any(answer.tokens != self._plan.new_tokens for answer in phase.answers):
                 raise RuntimeError(f"an answer does not have the {self._plan.new_tokens} tokens that were asked for")
@@ -127,11 +129,11 @@ class Bench:
             "seconds": {name: [p.seconds for p in of] for name, of in phases.items()},
         }
 
-    def _bodies(self, count: int, shared: bool, reduction: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def _bodies(self, model: str, count: int, shared: bool, reduction: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for _ in range(count):
             self._seed += not shared
             picture = draw_picture(0 if shared else self._seed, self._side)
-            yield write_body(self._folder.name, picture, self._text, self._plan.new_tokens, reduction)
+            yield write_body(model, picture, self._text, self._plan.new_tokens, reduction)
 
 
 def line_of(row: dict[str, Any]) -> str:

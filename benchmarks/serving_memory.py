@@ -44,7 +44,7 @@ KINDS = ("stream", "whole", "two answers", "leaves", "unknown method", "broken p
 WEIGHTS = (30, 30, 5, 15, 5, 5, 5, 5)
 
 
-def write_request(kind: str, draw: random.Random) -> dict[str, Any]:
+def write_request(model: str, kind: str, draw: random.Random) -> dict[str, Any]:
     """Arguments for httpx: a body of one kind."""
     if kind == "no JSON":
         return {"content": b'{"model": ', "headers": {"content-type": "application/json"}}
@@ -55,7 +55,7 @@ def write_request(kind: str, draw: random.Random) -> dict[str, Any]:
     if kind == "broken picture":
         picture = picture[: len(picture) // 2]
     text = draw.choice(("what color is the star?", "how many shapes are there?", "is there a circle?"))
-    body = write_body("mini", picture, text, 10**9 if kind == "too many tokens" else 16, reduction)
+    body = write_body(model, picture, text, 10**9 if kind == "too many tokens" else 16, reduction)
     if kind in ("whole", "two answers"):
         body |= {"stream": False, "stream_options": None}
     if kind == "two answers":
@@ -63,9 +63,9 @@ def write_request(kind: str, draw: random.Random) -> dict[str, Any]:
     return {"json": body}
 
 
-async def send(http: httpx.AsyncClient, kind: str, draw: random.Random) -> int:
+async def send(http: httpx.AsyncClient, model: str, kind: str, draw: random.Random) -> int:
     """Send a request and read its answer, or its beginning; returns the status."""
-    async with http.stream("POST", "/v1/chat/completions", **write_request(kind, draw)) as response:
+    async with http.stream("POST", "/v1/chat/completions", **write_request(model, kind, draw)) as response:
         if kind != "leaves":
             await response.aread()
         return response.status_code
@@ -83,7 +83,7 @@ async def send_all(server: ServerProcess, requests: int, seed: int) -> tuple[lis
         async def ask_on() -> None:
             nonlocal done
             for kind in kinds:
-                outcomes[f"{kind}: {await send(http, kind, draw)}"] += 1
+                outcomes[f"{kind}: {await send(http, server.model, kind, draw)}"] += 1
                 done += 1
                 if done % every == 0:
                     samples.append((done, server.resident_bytes()))
