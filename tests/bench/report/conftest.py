@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import PATH, Browser
+from browser import Browser
 from wide_bench import HOSTILE, make_exhibits, wide_bench
 
+from chromium import MISSING, PATH
 from tessella.bench.report.boards import Board, read_boards
 from tessella.bench.report.gallery import Gallery
 from tessella.bench.report.page import report_page
@@ -34,7 +35,7 @@ def page(board: Board, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     if PATH is None:
-        pytest.skip("no Chromium is installed here, so no page was looked at: apt-get install chromium")
+        pytest.skip(MISSING)
     browser = Browser(tmp_path_factory.mktemp("profile"))
     yield browser
     browser.close()

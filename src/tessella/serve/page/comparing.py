@@ -85,9 +85,9 @@ async def _take(column: Column, event: Event | Exception, request: str) -> dict[
 
 def _words(error: Exception, request: str) -> str:
     if isinstance(error, TessellaError):
-        return str(refusal_of(error).detail)
+        return " ".join(refusal_of(error).detail.split())
     LOG.error("%s failed", request, exc_info=error)
-    return str(failure(request).detail)
+    return failure(request).detail
 
 
 def message(content: dict[str, Any]) -> str:

@@ -1,0 +1,23 @@
+"""A second server, of the other settings that the page has to do with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from real_server import RealServer
+
+KEY = "a-key-of-the-page"
+
+
+@pytest.fixture(scope="session")
+def share_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("shared")
+
+
+@pytest.fixture(scope="session")
+def guarded(share_dir: Path) -> Iterator[RealServer]:
+    """It has a key, keeps shared results in a folder, and lets nobody keep more than a quarter."""
+    with RealServer("--share-dir", str(share_dir), "--max-keep", "1/4", TESSELLA_API_KEYS=KEY) as running:
+        yield running
