@@ -96,6 +96,7 @@ def test_settings_that_would_hold_a_server_up() -> None:
         ({"max_tokens": 0}, "max_tokens must be at least 1; got 0"),
         ({"max_megapixels": 0}, "max_megapixels must be more than 0; got 0"),
         ({"max_body_mb": float("nan")}, "max_body_mb must be more than 0; got nan"),
+        ({"max_held_mb": 600}, "max_held_mb must be at least 620, for the largest request"),
         ({"grace_s": -1}, "grace_s must be at least 0; got -1"),
     ],
 )

@@ -17,6 +17,7 @@ from tessella.core.errors import InputError
 from tessella.serve import remote
 from tessella.serve.media import PictureReader
 from tessella.serve.remote import Fetcher, is_public
+from tessella.serve.room import Room
 from tessella.serve.settings import FrontSettings
 
 
@@ -88,7 +89,7 @@ def test_an_allowed_host_is_asked_by_its_name_at_the_address_that_was_checked(ho
     assert Image.open(io.BytesIO(data)).getpixel((0, 0)) == (9, 8, 7)
     assert Attacker.asked[-1] == f"{host}/picture/a?b=c"
     front = FrontSettings(allow_hosts=(host,))
-    [image] = asyncio.run(PictureReader(front).read([f"http://{host}/to//picture"]))
+    [image] = asyncio.run(PictureReader(front, Room(1000)).read([f"http://{host}/to//picture"]))
     assert image.getpixel((2, 1)) == (9, 8, 7)
 
 

@@ -39,6 +39,9 @@ def command(
     max_prompt_tokens: Annotated[int, typer.Option(metavar="N", help="Tokens of a request's text.")] = 8192,
     max_body_mb: Annotated[float, typer.Option(metavar="MB", help="Size of a request, and of a picture fetched.")] = 20,
     max_megapixels: Annotated[float, typer.Option(metavar="MP", help="Size of each picture.")] = 25,
+    max_held_mb: Annotated[
+        float, typer.Option(metavar="MB", help="Bodies and decoded pictures of all requests together; more get 429.")
+    ] = 2000,
     allow_host: Annotated[
         list[str] | None,
         typer.Option(metavar="HOST", help="Fetch pictures from this host; may be given several times."),
@@ -108,6 +111,7 @@ def command(
         max_prompt_tokens=max_prompt_tokens,
         max_body_mb=max_body_mb,
         max_megapixels=max_megapixels,
+        max_held_mb=max_held_mb,
         allow_hosts=tuple(allow_host or ()),
         grace_s=grace,
         share_dir=share_dir,

@@ -40,7 +40,7 @@ def build_application(answerer: Answerer, processor: Any, front: FrontSettings) 
         docs_url=None,  # its pages load scripts from elsewhere
         redoc_url=None,
     )
-    app.add_middleware(Door, front=front, metrics=service.metrics)
+    app.add_middleware(Door, service=service)
     app.include_router(build_chat(service))
     app.include_router(build_health(service))
     app.include_router(build_page(service))

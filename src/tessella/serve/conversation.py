@@ -15,6 +15,7 @@ from ..core.errors import InputError
 from ..core.pipeline import Pipeline
 from .budgets import check_ceiling
 from .media import PictureReader
+from .room import Room
 from .settings import FrontSettings
 
 MAX_CHARACTERS = 16  # of a prompt's text for each token that it may have; longer ones are refused uncounted
@@ -27,15 +28,15 @@ class ConversationReader:
     the other.
     """
 
-    def __init__(self, processor: Any, front: FrontSettings) -> None:
+    def __init__(self, processor: Any, front: FrontSettings, room: Room) -> None:
         self._processor, self._front = copy.deepcopy(processor), front
-        self._pictures = PictureReader(front)
+        self._pictures = PictureReader(front, room)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="prompts")
 
     async def read(self, turns: Sequence[Turn]) -> tuple[str, tuple[Image.Image, ...]]:
         """The chat text of turns, whose pictures have a "url" each, and their pictures in order.
 
-        Raises InputError for text, pictures and conversations that cannot be used.
+        Raises InputError for text, pictures and conversations that cannot be used, Busy where there is no room.
         """
         loop = asyncio.get_running_loop()
         text = await loop.run_in_executor(self._thread, self._write, turns)

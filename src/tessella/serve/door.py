@@ -12,11 +12,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .body import bounded
+from .body import Body
 from .keys import is_known
-from .metrics import Metrics
 from .refusals import Refusal, failure
-from .settings import FrontSettings
+from .service import Service
 
 OPEN_PATHS = ("/healthz", "/readyz", "/")  # for whoever restarts and routes, and the page, which asks for the key
 SHARED = "/s/"  # in front of the numbers of shared results, which nobody guesses
@@ -27,8 +26,8 @@ GONE = 499  # for the log and the counters: the client left before there was an 
 class Door:
     """An ASGI application around another. An error that the other lets through is told in one neutral sentence."""
 
-    def __init__(self, app: ASGIApp, front: FrontSettings, metrics: Metrics) -> None:
-        self.app, self._front, self._metrics = app, front, metrics
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self.app, self._service, self._keys = app, service, service.front.keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -44,11 +43,11 @@ class Door:
                 MutableHeaders(scope=message)["x-request-id"] = number
             await send(message)
 
-        body = bounded(scope, receive, self._front.max_bytes, self._front.body_s)
+        body = Body(scope, receive, self._service.front, self._service.room)
         try:
             refusal = self._refusal(scope)
             if refusal is None:
-                await self.app(scope, body, send_numbered)
+                await self.app(scope, body.receive, send_numbered)
             else:
                 await _answer(refusal, scope, receive, send_numbered)
         except Exception:
@@ -56,13 +55,14 @@ class Door:
             if not status:
                 await _answer(failure(number), scope, receive, send_numbered)
         finally:
+            body.leave()
             self._count(scope, number, status or GONE, time.perf_counter() - start)
 
     def _refusal(self, scope: Scope) -> Refusal | None:
-        if not self._front.keys or scope["path"] in OPEN_PATHS or scope["path"].startswith(SHARED):
+        if not self._keys or scope["path"] in OPEN_PATHS or scope["path"].startswith(SHARED):
             return None
         kind, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
-        if kind.lower() == "bearer" and is_known(key.strip(), self._front.keys):
+        if kind.lower() == "bearer" and is_known(key.strip(), self._keys):
             return None
         what = "the API key is not one of this server's" if key else "this server needs an API key"
         return Refusal(
@@ -72,7 +72,7 @@ class Door:
 
     def _count(self, scope: Scope, number: str, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
-        self._metrics.requests.labels(route, status).inc()
+        self._service.metrics.requests.labels(route, status).inc()
         LOG.info("%s %s %s %d %.0f ms", number, scope["method"], route, status, seconds * 1000)
 
 

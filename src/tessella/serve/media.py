@@ -14,6 +14,7 @@ from PIL import Image
 from ..core.errors import InputError
 from ..pictures.opening import decode_picture
 from .remote import Fetcher
+from .room import Room
 from .settings import FrontSettings
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # what is decoded for strangers: no format that starts programs
@@ -22,15 +23,18 @@ _DATA_URL = re.compile(r"data:image/(png|jpe?g|webp|gif|bmp);base64,", re.IGNORE
 
 
 class PictureReader:
-    """Reads the pictures of requests off the event loop."""
+    """Reads the pictures of requests off the event loop, as long as there is room for them."""
 
-    def __init__(self, front: FrontSettings) -> None:
-        self._front = front
+    def __init__(self, front: FrontSettings, room: Room) -> None:
+        self._front, self._room = front, room
         self._fetcher = Fetcher(front.allow_hosts, front.max_bytes, front.fetch_s)
         self._threads = ThreadPoolExecutor(NUM_DECODERS, thread_name_prefix="pictures")
 
     async def read(self, urls: Sequence[str]) -> tuple[Image.Image, ...]:
-        """The pictures of URLs, in their order. Raises InputError naming the picture that cannot be had, and why."""
+        """The pictures of URLs, in their order. Raises InputError naming the picture that cannot be had, and why.
+
+        Raises Busy where those of other requests fill the memory.
+        """
         if len(urls) > self._front.max_pictures:
             raise InputError(f"a request may hold {self._front.max_pictures} pictures; got {len(urls)}.")
         tasks = [asyncio.ensure_future(self._read(url, f"picture {n}")) for n, url in enumerate(urls, start=1)]
@@ -47,7 +51,8 @@ class PictureReader:
 
     def _decode(self, content: str | bytes, name: str) -> Image.Image:
         data = read_data_url(content, name) if isinstance(content, str) else content
-        return decode_picture(data, name, FORMATS, self._front.max_pixels).image
+        self._room.take(0)  # where it is full, nothing more is decoded
+        return self._room.keep(decode_picture(data, name, FORMATS, self._front.max_pixels).image)
 
 
 def read_data_url(url: str, name: str) -> bytes:

@@ -8,6 +8,7 @@ from typing import Any
 from .contract import Answerer
 from .conversation import ConversationReader
 from .metrics import Metrics
+from .room import Room
 from .settings import FrontSettings
 
 
@@ -18,6 +19,7 @@ class Service:
     answerer: Answerer
     front: FrontSettings
     reader: ConversationReader
+    room: Room
     metrics: Metrics = field(repr=False)
 
     @property
@@ -27,4 +29,5 @@ class Service:
 
     @classmethod
     def of(cls, answerer: Answerer, processor: Any, front: FrontSettings) -> Service:
-        return cls(answerer, front, ConversationReader(processor, front), Metrics(answerer.facts))
+        room = Room(front.max_held_bytes)
+        return cls(answerer, front, ConversationReader(processor, front, room), room, Metrics(answerer.facts))

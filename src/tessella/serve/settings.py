@@ -31,12 +31,13 @@ class WorkerSettings:
 class FrontSettings:
     """Where the endpoints are, who may use them, and what one request may ask for.
 
-    Without `keys` anyone who reaches the address may ask, so it has to be a loopback one. `method` and `keep` are what
-    a request gets that names none; `max_keep` bounds those that do. `max_tokens` is for an answer, `max_prompt_tokens`
-    for the text of a prompt. Pictures are fetched from `allow_hosts` alone ("host", or "host:port" where it is not the
-    usual one), within `fetch_s`; `max_body_mb` bounds each of them as it bounds a request. A body that stands still for
-    `body_s` and a reader that takes nothing for `reader_s` are let go. `grace_s` is what running requests get at the
-    end. Results that the page shares are kept in `share_dir`, by default in memory.
+    Without `keys` anyone who reaches the address may ask, so it has to be a loopback one. `method` and `keep` are
+    what a request gets that names none; `max_keep` bounds those that do. `max_tokens` is for an answer,
+    `max_prompt_tokens` for the text of a prompt. Pictures are fetched from `allow_hosts` alone ("host", or
+    "host:port" where it is not the usual one), within `fetch_s`; `max_body_mb` bounds each of them as it bounds a
+    request, `max_held_mb` all that requests hold at a time. A body that stands still for `body_s` and a reader that
+    takes nothing for `reader_s` are let go. `grace_s` is what running requests get at the end. Results that the page
+    shares are kept in `share_dir`, by default in memory.
     """
 
     host: str = "127.0.0.1"
@@ -51,6 +52,7 @@ class FrontSettings:
     max_prompt_tokens: int = 8192
     max_body_mb: float = 20.0
     max_megapixels: float = 25.0
+    max_held_mb: float = 2000.0
     allow_hosts: tuple[str, ...] = ()
     fetch_s: float = 10.0
     body_s: float = 30.0
@@ -67,6 +69,11 @@ class FrontSettings:
     @property
     def max_pixels(self) -> int:
         return int(self.max_megapixels * 1e6)
+
+    @property
+    def max_held_bytes(self) -> int:
+        """What bodies and decoded pictures of all requests may take together."""
+        return int(self.max_held_mb * 1e6)
 
     @property
     def is_loopback(self) -> bool:
@@ -91,5 +98,11 @@ class FrontSettings:
         for name in ("max_body_mb", "max_megapixels", "fetch_s", "body_s", "reader_s"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be more than 0; got {getattr(self, name)}.")
+        needed = self.max_body_mb + 3 * self.max_pictures * self.max_megapixels
+        if not self.max_held_mb >= needed:
+            raise InputError(
+                f"max_held_mb must be at least {needed:g}, for the largest request that the other limits let in; "
+                f"got {self.max_held_mb:g}."
+            )
         if not self.grace_s >= 0:
             raise InputError(f"grace_s must be at least 0; got {self.grace_s}.")
