@@ -18,6 +18,7 @@ def share_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def guarded(share_dir: Path) -> Iterator[RealServer]:
-    """It has a key, keeps shared results in a folder, and lets nobody keep more than a quarter."""
-    with RealServer("--share-dir", str(share_dir), "--max-keep", "1/4", TESSELLA_API_KEYS=KEY) as running:
+    """It has a key, keeps shared results in a folder, lets nobody keep more than a quarter, and takes at most 1 MB."""
+    options = ("--share-dir", str(share_dir), "--max-keep", "1/4", "--max-body-mb", "1")
+    with RealServer(*options, TESSELLA_API_KEYS=KEY) as running:
         yield running

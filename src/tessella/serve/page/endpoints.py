@@ -52,7 +52,7 @@ def build_page(service: Service) -> APIRouter:
         return HTMLResponse(page, headers=_HEADERS)
 
     @router.get("/page/methods")
-    async def methods() -> Response:
+    def methods() -> Response:  # in a thread: the first time every method is imported
         choices = method_choices(service.answerer.facts().get("methods", {}))
         limits = {"bytes": service.front.max_bytes, "methods": MAX_METHODS}
         return JSONResponse({"model": service.model, "methods": choices, "chosen": starters(choices), "limits": limits})

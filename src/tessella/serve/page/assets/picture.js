@@ -19,7 +19,7 @@ async function useFile(file) {
   try {
     if (!file.type.startsWith("image/")) throw new Refused(`'${file.name}' is not a picture.`);
     if (file.size * 4 / 3 > limits.bytes) {
-      throw new Refused(`'${file.name}' is too large: at most ${(limits.bytes * 3 / 4e6).toFixed(0)} MB are taken.`);
+      throw new Refused(`'${file.name}' is too large: at most ${Number((limits.bytes * 3 / 4e6).toPrecision(2))} MB are taken.`);
     }
     await usePicture(await readFile(file));
   } catch (error) {
@@ -39,7 +39,7 @@ async function usePicture(url) {
     $("preview").hidden = false;
     $("drop").classList.add("full");
     document.querySelector("label[for=file]").textContent = "Choose another picture";
-    note(`${found.width} × ${found.height} pixels, ${found.visual_tokens} visual tokens`);
+    note(`${found.width} x ${found.height} pixels, ${found.visual_tokens} visual tokens`);
     showBudget();
     return true;
   } catch (error) {

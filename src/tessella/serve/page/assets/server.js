@@ -20,7 +20,10 @@ async function call(path, body, signal) {
     throw new Refused(AWAY);
   }
   if (response.ok) return response;
-  if (response.status === 401) askForKey(Boolean(key));
+  if (response.status === 401) {
+    $("entry").hidden = false;
+    throw new Refused(key ? "The server does not know this API key." : "This server needs an API key.");
+  }
   const told = await response.json().catch(() => null);
   throw new Refused(told?.error?.message ?? `The server answers with status ${response.status}.`);
 }
@@ -42,11 +45,6 @@ async function* messages(response) {
     rest = parts.pop();
     for (const part of parts) yield JSON.parse(part.slice("data: ".length));
   }
-}
-
-function askForKey(wasGiven) {
-  $("entry").hidden = false;
-  tell(wasGiven ? "The server does not know this API key." : "This server needs an API key.");
 }
 
 function tell(line) {
