@@ -12,7 +12,6 @@ from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from ...core.errors import TessellaError
-from ..contract import Event
 from ..leaving import ClientGone, while_connected
 from ..metrics import Metrics
 from ..refusals import failure, refusal_of
@@ -30,7 +29,7 @@ class EventStream(StreamingResponse):
     def __init__(
         self,
         texts: AsyncGenerator[str, None],
-        events: AsyncGenerator[Event, None],
+        events: AsyncGenerator[Any, None],
         headers: dict[str, str],
         reader_s: float,
         metrics: Metrics,
