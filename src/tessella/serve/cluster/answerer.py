@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -42,10 +44,13 @@ class RayAnswerer:
 
     async def start(self) -> None:
         """Return once a replica is ready. Raises InputError in one line for what cannot be reached or loaded."""
+        starting = asyncio.create_task(self._start())
         try:
-            await asyncio.to_thread(self._deployment.start)
-        except asyncio.CancelledError:
+            await asyncio.shield(starting)
+        except BaseException:
             self._deployment.give_up()
+            await asyncio.wait({starting})
+            await asyncio.to_thread(self._deployment.stop)
             raise
         self.processor, self._known = await self._deployment.handle.describe.remote()
         self._ready = 1
@@ -158,8 +163,19 @@ class RayAnswerer:
             self._awaited.discard(awaited)
             awaited.cancel()
 
+    async def _start(self) -> None:
+        await asyncio.to_thread(self._deployment.reach)
+        keep_signals()
+        await asyncio.to_thread(self._deployment.deploy)
+
     async def _keep_counting(self) -> None:
         while True:
             await asyncio.sleep(LOOK_AGAIN)
             with contextlib.suppress(Exception):  # a cluster in trouble is as ready as it was known to be
                 self._ready = await asyncio.to_thread(self._deployment.count_ready)
+
+
+def keep_signals() -> None:
+    """Let SIGTERM reach Python again: Ray, once connected, would answer it by aborting the process."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))

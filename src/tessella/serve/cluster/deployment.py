@@ -27,38 +27,40 @@ _QUIET = {"log_level": "ERROR", "enable_access_log": False}
 
 
 class Deployment:
-    """Replicas on a cluster that is reached, or started, when this is entered. Blocks: not for an event loop."""
+    """Replicas on a cluster that is reached, or started. Everything here blocks: none of it is for an event loop."""
 
     def __init__(self, settings: WorkerSettings, address: str, scale: Scale) -> None:
         self._settings, self._scale = _everywhere(settings), scale
         self._cluster = Cluster(address, scale.cpus, STORE_BYTES)
         self._stack = ExitStack()
+        self._app = f"tessella-{secrets.token_hex(4)}"
         self._given_up = threading.Event()
         self._lock = threading.Lock()  # Serve, asked after the end, would start a cluster of its own
-        self._app = f"tessella-{secrets.token_hex(4)}"
         self.handle: Any = None
 
-    def start(self) -> None:
-        """Return once a replica is ready, or it is given up. Raises InputError for what cannot be reached or loaded."""
+    def reach(self) -> None:
+        """Connect to the cluster, or start it. Raises InputError in one line for what cannot be."""
         self._scale.check()
         self._cluster.check()
-        with ExitStack() as stack:
-            ray = stack.enter_context(reach(self._cluster))
-            serve = _import_serve()
-            logging.getLogger("ray.serve").setLevel(logging.ERROR)
-            demand = self._scale.demand(ray.nodes(), self._settings.source.device)
-            serve.start(proxy_location="Disabled", logging_config=_QUIET)
-            if self._cluster.address != LOCAL:  # which ends as a whole
-                stack.callback(serve.delete, self._app)
-            self.handle = self._run(serve, demand)
-            stack.callback(self.handle.shutdown)
-            while not self.count_ready():
-                if self._given_up.wait(LOOK_AGAIN):
-                    return
-            self._stack = stack.pop_all()
+        self._stack.enter_context(reach(self._cluster))
+
+    def deploy(self) -> None:
+        """Return once a replica is ready, or all is given up. Raises InputError for no room, or no model."""
+        import ray
+
+        serve = _import_serve()
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        demand = self._scale.demand(ray.nodes(), self._settings.source.device)
+        serve.start(proxy_location="Disabled", logging_config=_QUIET)
+        if self._cluster.address != LOCAL:  # which ends as a whole
+            self._stack.callback(serve.delete, self._app)
+        self.handle = self._run(serve, demand)
+        self._stack.callback(self.handle.shutdown)
+        while not self.count_ready() and not self._given_up.wait(LOOK_AGAIN):
+            pass
 
     def give_up(self) -> None:
-        """Have a start that is under way in another thread end what it has begun."""
+        """Have `deploy`, under way in another thread, return soon."""
         self._given_up.set()
 
     def count_ready(self) -> int:
