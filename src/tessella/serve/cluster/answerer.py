@@ -7,7 +7,7 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -68,7 +68,7 @@ class RayAnswerer:
             "replicas": replicas,
         }
 
-    async def answer(self, question: Question) -> AsyncIterator[Event]:
+    async def answer(self, question: Question) -> AsyncGenerator[Event, None]:
         """Events of a question. Raises Busy, Late, Stopping, Lost, or what the replica raised."""
         self._admit()
         self._under_way += 1
@@ -104,7 +104,7 @@ class RayAnswerer:
         if self._under_way >= most:
             raise Busy(f"{self._under_way} questions are under way, as many as are taken; ask again in a second.")
 
-    async def _answer(self, question: Question, deadline: float) -> AsyncIterator[Event]:
+    async def _answer(self, question: Question, deadline: float) -> AsyncGenerator[Event, None]:
         read = begun = False
         for _ in range(MOST_TRIES):
             held: list[Piece] = []
@@ -127,7 +127,7 @@ class RayAnswerer:
                     raise Lost("what was answering has died in the middle of the answer; ask again.") from error
         raise Lost(f"{MOST_TRIES} replicas in turn have died over this question.")
 
-    async def _ask(self, question: Question, deadline: float) -> AsyncIterator[Event]:
+    async def _ask(self, question: Question, deadline: float) -> AsyncGenerator[Event, None]:
         """What one replica answers. Raises Died where it is gone."""
         response = self._deployment.handle.options(stream=True).answer.remote(question)
         ended = False
@@ -143,6 +143,7 @@ class RayAnswerer:
 
     async def _next(self, response: Any, deadline: float) -> Event | Refusal | None:
         from ray.exceptions import RayError, RayTaskError
+        from ray.serve.exceptions import RayServeException
 
         awaited = asyncio.ensure_future(anext(response, None))
         self._awaited.add(awaited)
@@ -157,7 +158,7 @@ class RayAnswerer:
             return awaited.result()
         except RayTaskError:
             raise
-        except RayError as error:
+        except (RayError, RayServeException) as error:
             raise Died(" ".join(str(error).split())) from error
         finally:
             self._awaited.discard(awaited)

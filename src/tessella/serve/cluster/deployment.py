@@ -73,7 +73,7 @@ class Deployment:
             [deployment] = serve.status().applications[self._app].deployments.values()
         if deployment.status == "DEPLOY_FAILED":
             raise InputError(f"no replica could be started: {_gist(deployment.message)}")
-        return deployment.replica_states.get("RUNNING", 0)
+        return sum(count for state, count in deployment.replica_states.items() if state == "RUNNING")
 
     def stop(self) -> None:
         """End the replicas, and a cluster that was started for them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,7 @@ class Refusal:
 class Replica:
     """A deployment of Ray Serve. It is ready once its model is loaded, and raises what loading raises."""
 
-    async def __init__(self, settings: WorkerSettings, threads: int) -> None:
+    async def __init__(self, settings: WorkerSettings, threads: int) -> None:  # type: ignore[misc]  # Serve awaits it
         import torch
 
         from ..local import LocalAnswerer
@@ -36,7 +36,7 @@ class Replica:
         """The model's processor, and what is known of the model."""
         return self._answerer.processor, self._answerer.facts()
 
-    async def answer(self, question: Question) -> AsyncIterator[Event | Refusal]:
+    async def answer(self, question: Question) -> AsyncGenerator[Event | Refusal, None]:
         """Events of a question; a refusal is the last one."""
         try:
             async with aclosing(self._answerer.answer(question)) as events:
@@ -54,5 +54,6 @@ def stay_on_loopback() -> None:
     """
     from ray.serve._private import replica
 
-    open_port = replica.add_port_to_grpc_server
-    replica.add_port_to_grpc_server = lambda server, address: open_port(server, address.replace("[::]", "127.0.0.1"))
+    name = "add_port_to_grpc_server"
+    open_port = getattr(replica, name)
+    setattr(replica, name, lambda server, address: open_port(server, address.replace("[::]", "127.0.0.1")))
