@@ -77,10 +77,10 @@ def test_texts_without_pictures_and_turns_with_several(client: openai.OpenAI, ex
     assert alone.usage.tessella["visual_tokens"] == 0  # type: ignore[attr-defined]
 
 
-def test_sampling_repeats_with_its_seed(client: openai.OpenAI, examples: list[Example]) -> None:
+def test_sampling_repeats_with_its_seed(client: openai.OpenAI) -> None:
     def write(**options: Any) -> list[str]:
         reply = client.chat.completions.create(
-            model="mini", messages=asking("what is there?", data_url(examples[4].image)), max_tokens=8, **options
+            model="mini", messages=asking("where is the red star?"), max_tokens=8, **options
         )
         assert [choice.index for choice in reply.choices] == list(range(len(reply.choices)))
         return [choice.message.content for choice in reply.choices]

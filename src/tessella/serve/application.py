@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from .. import __version__
 from ..core.errors import TessellaError
-from .budgets import default_pipeline
+from .budgets import check_budgets
 from .contract import Answerer
 from .door import GONE, Door
 from .health import build_health
@@ -31,7 +31,7 @@ def build_application(answerer: Answerer, processor: Any, front: FrontSettings) 
     Raises InputError for settings that allow nothing, and what `tessella.parse` does for a default method or keep.
     """
     front.check()
-    default_pipeline(front)
+    check_budgets(front)
     service = Service.of(answerer, processor, front)
     app = FastAPI(
         title="Tessella",

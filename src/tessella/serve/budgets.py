@@ -17,6 +17,13 @@ from .settings import FrontSettings
 MAX_SETTING = 10_000  # of a number among a method's settings, which may be a count of rounds or of directions
 
 
+def check_budgets(front: FrontSettings) -> None:
+    """Raise for a command line's method, keep or ceiling that cannot be, as `default_pipeline` and `parse_keep` do."""
+    default_pipeline(front)
+    if front.max_keep is not None:
+        parse_keep(front.max_keep)
+
+
 def default_pipeline(front: FrontSettings) -> Pipeline:
     """What a request gets that says nothing: the command line's method and keep, which may be a recipe's.
 

@@ -14,7 +14,7 @@ import uvicorn
 
 from ..core.errors import InputError
 from .application import build_application
-from .budgets import default_pipeline
+from .budgets import check_budgets
 from .door import OwnHost
 from .settings import FrontSettings
 from .waiting import Switch
@@ -44,7 +44,7 @@ def run_server(answerer: Any, front: FrontSettings, say: Callable[[str], None]) 
     that cannot be served, before anything is loaded: an address that is taken, a method that is unknown.
     """
     front.check()
-    default_pipeline(front)
+    check_budgets(front)
     listening = bind(front.host, front.port)
     _log_to(sys.stderr)
     with listening:

@@ -26,6 +26,19 @@ class WorkerSettings:
     feature_cache_bytes: int = 256 * 2**20
     prompt_cache_bytes: int = 256 * 2**20
 
+    def check(self) -> None:
+        """Raise InputError for settings with which no question would be answered."""
+        for name, least in (
+            ("max_batch", 1),
+            ("max_waiting", 1),
+            ("feature_cache_bytes", 0),
+            ("prompt_cache_bytes", 0),
+        ):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{name} must be at least 0; got {getattr(self, name)}.")
+        if not self.timeout_s > 0:
+            raise InputError(f"timeout_s must be more than 0; got {self.timeout_s}.")
+
 
 @dataclass(frozen=True)
 class FrontSettings:

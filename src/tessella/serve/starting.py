@@ -21,6 +21,7 @@ def start_server(
     `say` is given the address once questions are taken. Raises InputError for what cannot be served, and where the
     extra `serve` is not installed.
     """
+    worker.check()
     try:
         from .running import run_server
     except ImportError as error:
