@@ -25,10 +25,7 @@ class LocalAnswerer:
     processor: Any = None
 
     def __init__(self, settings: WorkerSettings) -> None:
-        if settings.max_batch < 1 or settings.max_waiting < 1:
-            raise InputError(
-                f"max_batch and max_waiting must be at least 1; got {settings.max_batch} and {settings.max_waiting}."
-            )
+        settings.check()
         self._settings = settings
         self._model: Any = None
         self._worker: Worker | None = None
