@@ -28,12 +28,10 @@ class WorkerSettings:
 
     def check(self) -> None:
         """Raise InputError for settings with which no question would be answered."""
-        for name, least in (
-            ("max_batch", 1),
-            ("max_waiting", 1),
-            ("feature_cache_bytes", 0),
-            ("prompt_cache_bytes", 0),
-        ):
+        for name in ("max_batch", "max_waiting"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1; got {getattr(self, name)}.")
+        for name in ("gather_ms", "feature_cache_bytes", "prompt_cache_bytes"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"{name} must be at least 0; got {getattr(self, name)}.")
         if not self.timeout_s > 0:
