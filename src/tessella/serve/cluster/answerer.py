@@ -62,6 +62,7 @@ class RayAnswerer:
         waiting = max(0, self._under_way - self._side_by_side)
         return {
             **self._known,
+            "model": self._settings.source.name,
             "ready": self._ready > 0 and not self._stopping,
             "waiting": waiting,
             "running": self._under_way - waiting,

@@ -32,6 +32,11 @@ class Replica:
         self._answerer = LocalAnswerer(settings)
         await self._answerer.start()
 
+    def check_health(self) -> None:
+        """Raise RuntimeError where the model answers no more; Serve then replaces the replica."""
+        if not self._answerer.facts()["ready"]:
+            raise RuntimeError("the thread that runs the model has ended")
+
     async def describe(self) -> tuple[Any, dict[str, Any]]:
         """The model's processor, and what is known of the model."""
         return self._answerer.processor, self._answerer.facts()
