@@ -36,7 +36,7 @@ def test_the_shell_runs(blocks: dict[str, str], tmp_path: Path) -> None:
     assert json.loads(events[0])["object"] == "chat.completion.chunk"
 
 
-def test_every_option_and_counter_is_described(server: RealServer) -> None:
+def test_every_counter_is_described(server: RealServer) -> None:
     page = PAGE.read_text(encoding="utf-8")
     with server.http() as http:
         counters = set(re.findall(r"^# TYPE (tessella_\w+)", http.get("/metrics").text, re.M))
