@@ -58,7 +58,7 @@ def test_the_page_draws_what_methods_keep(call, ledger, tmp_path):
     shown = page.read_text(encoding="utf-8")
     assert "<h1>Bench: bench.db</h1>" in shown
     assert " settings. Measured by " in shown
-    figures = re.findall(r"<h5>(\w+)</h5><img [^>]*webp;base64[^>]*><figcaption>.*?</figcaption>", shown)
+    figures = re.findall(r"<h5>(\w+)</h5><img [^>]*webp;base64[^>]*><ul class=.fates.>.*?</figcaption>", shown)
     assert 4 <= len(figures) <= 6
     assert set(figures) <= {"hiprune", "random", "pool"}
     assert "22 of 196 visual tokens" in shown

@@ -37,8 +37,8 @@ ul.fates i { width: .8rem; height: .8rem; border-radius: .15rem; border: 1px sol
 ul.fates .kept i { background: linear-gradient(135deg, #0072b2, #e69f00); border: 2px solid var(--ink); }
 ul.fates .merged i { background: #8fbfe0; border: 2px solid #0072b2; }
 ul.fates .dropped i { background: #d3d5da; border-color: #b4b8c1; }
-ol.steps { display: grid; gap: .5rem; grid-template-columns: repeat(auto-fill, minmax(3.5rem, 1fr)); }
-ol.steps li { font-size: .8rem; line-height: 1.35; color: var(--soft); }
+ol.steps { display: grid; gap: .5rem; grid-template-columns: repeat(auto-fit, minmax(3.5rem, 1fr)); }
+ol.steps li { max-width: 8rem; font-size: .8rem; line-height: 1.35; color: var(--soft); }
 ol.steps img { margin-bottom: .25rem; } ol.steps span { display: block; white-space: nowrap; }
 figcaption { margin-top: .5rem; overflow-wrap: anywhere; }
 footer { margin: 2rem 0 0; font-size: .85rem; }

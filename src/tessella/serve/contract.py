@@ -13,8 +13,7 @@ from typing import Any, Literal, Protocol
 from PIL import Image
 
 from ..core.errors import TessellaError
-from ..pictures.shown import Cut as Cut
-from ..pictures.shown import Shown as Shown
+from ..pictures.shown import Shown
 
 Finish = Literal["stop", "length"]
 
