@@ -139,7 +139,7 @@ class Bench:
 def line_of(row: dict[str, Any]) -> str:
     """A row in a line: requests a second of both settings."""
     rates = ", ".join(f"{name} {s['requests_per_s']:.2f}/s" for name, s in row["settings"].items())
-    return f"{row['clients']} clients, {row['pictures']} pictures: {rates}, {row['times']:.2f} x"
+    return f"{row['clients']} clients, {row['pictures']} picture(s): {rates}, {row['times']:.2f} x"
 
 
 def table(model: dict[str, Any]) -> str:
