@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..core.pipeline import Pipeline
 from ..models.adapter import find_adapter
-from .encoder import Encoding, Mark
+from .encoder import EncoderWatch, Encoding, Mark
 from .plan import make_plan
 
 
@@ -19,13 +20,15 @@ from .plan import make_plan
 class Encoded:
     """One picture behind the connector; `mark` leads to all that was captured while it was encoded.
 
-    `deepstack` are features for early decoder layers, where a family has them; `kind` is the type of the output.
+    `deepstack` are features for early decoder layers, where a family has them; `kind` is the type of the output, and
+    `is_stacked` says whether its entries are one tensor.
     """
 
     features: Float[Tensor, "T C"]
     deepstack: tuple[Float[Tensor, "T C"], ...]
     mark: Mark
     kind: type[Any]
+    is_stacked: bool
 
     @property
     def encoding(self) -> Encoding:
@@ -42,24 +45,24 @@ def split(output: Any, num_pictures: int) -> list[Encoded] | None:
     marks = getattr(pooled, "tessella_marks", None) or [getattr(p, "tessella_mark", None) for p in pooled]
     if len(pooled) != num_pictures or None in marks:
         return None
-    lengths = [p.numel() // p.shape[-1] for p in pooled]
-    layers = [layer.split(lengths) for layer in getattr(output, "deepstack_features", None) or ()]
+    layers = getattr(output, "deepstack_features", None) or ()
     return [
-        Encoded(features, tuple(layer[number] for layer in layers), mark, type(output))
-        for number, (features, mark) in enumerate(zip(pooled, marks, strict=True))
+        Encoded(pooled[n], tuple(layer[n] for layer in layers), marks[n], type(output), isinstance(pooled, Tensor))
+        for n in range(num_pictures)
     ]
 
 
 def put_together(pictures: Sequence[Encoded]) -> Any:
     """The encoder's output for a prompt with these pictures, in this order."""
-    import torch
-
-    entries = [p.features.view_as(p.features) for p in pictures]  # views, since each carries its own mark
-    for entry, picture in zip(entries, pictures, strict=True):
-        entry.tessella_mark = picture.mark  # type: ignore[attr-defined]
-    output = pictures[0].kind(pooler_output=entries)
-    if pictures[0].deepstack:
-        output.deepstack_features = [torch.cat(layer) for layer in zip(*(p.deepstack for p in pictures), strict=True)]
+    first, marks = pictures[0], [p.mark for p in pictures]
+    # entries of a list are views, since each carries a mark of its own
+    entries: Any = [p.features.view_as(p.features) for p in pictures]
+    if first.is_stacked:
+        entries = torch.stack(entries)
+    EncoderWatch.mark(entries, marks)
+    output = first.kind(pooler_output=entries)
+    if first.deepstack:
+        output.deepstack_features = [list(layer) for layer in zip(*(p.deepstack for p in pictures), strict=True)]
     return output
 
 

@@ -159,8 +159,8 @@ class Reader:
 
     def _num_words(self, one: Prepared) -> int:
         """Tokens behind the last picture."""
-        places = (one.inputs["input_ids"][0] == self._marker).nonzero()
-        return one.length - 1 - int(places[-1, 0]) if len(places) else 0
+        ids: list[int] = one.inputs["input_ids"][0].tolist()
+        return ids[::-1].index(self._marker) if self._marker in ids else 0
 
     def _picture_key(self, one: Prepared) -> Any:
         begin = one.inputs["input_ids"][0, : one.length - self._num_words(one)]
