@@ -39,6 +39,12 @@ MAY = {
         {"core", "app", "engine", "loading", "pictures", "integrations", "__version__"},
         TENSORS | {"PIL", "av", "tqdm", "lmms_eval"},
     ),
+    "serve": (
+        {"core", "engine", "models", "pictures", "app", "serve", "__version__"},
+        TENSORS
+        | {"PIL", "fastapi", "starlette", "pydantic", "typing_extensions", "uvicorn", "httpx", "prometheus_client"}
+        | {"jinja2", "ray"},
+    ),
     "tuning": (
         {"core", "models", "engine", "samples", "app", "bench", "calibration", "tuning", "__version__"},
         TENSORS | {"optuna"},
