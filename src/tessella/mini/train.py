@@ -4,17 +4,20 @@ Eight stages: `look` teaches the encoder alone what each patch shows; `talk` tra
 the labels of the first stage as auxiliary losses; `size` does the same while some of the pictures are made smaller and
 the learning rate falls to zero; `polish` is a second, shorter fall with more of what is still wrong. `focus` and
 `finish` are `look` and `polish` again with crowds, for digits and counts. `contexts` and `settle` freeze the encoder,
-so that whatever was trained on it stays valid, and teach the rest several pictures and clips, half of the time single
-pictures as before; most pictures of contexts are small at first, because they cost a fifth. No visual token is ever
+so that whatever was trained on it stays valid, and teach the rest several pictures and clips beside single pictures as
+before; most pictures of contexts are small at first, because they cost a fifth. No visual token is ever
 dropped from a question about a picture: the model has not seen what reductions do. Some questions have no picture at
 all, so that the model answers within their type there too.
 
 `weights/training_log.jsonl` is the log of the shipped weights. They were trained in several sittings, and it keeps
-four things that this recipe no longer does: the encoder's matrices learned by AdamW in `look`; the first half of
+some things that this recipe no longer does: the encoder's matrices learned by AdamW in `look`; the first half of
 `talk` (to step 2,260) had a rate of 1.5e-3 for all weights, which was too high: the loss stood still; in front of a
 smaller picture stood two placeholders in place of the start and the user's mark; and `focus` started from the saved
 weights in bfloat16 (`--start`, so its steps count from 0 again), with fresh optimisers and heads. `finish` was planned
-with 2,600 steps and cut to 1,700 after 910 of them.
+with 2,600 steps and cut to 1,700 after 910 of them. `contexts` and `settle` started from the saved weights too. They
+were first run with 900 and 400 steps, a batch of 16 and as many albums of either kind in both, and half of `settle`
+single pictures asked as in `finish`; from there, at step 1,300, they went on as here. `settle` was then planned with
+1,200 steps and cut to 1,120 after 980 of them.
 
 To teach an existing model contexts alone, start from its weights with no steps of the first six stages:
 
@@ -382,8 +385,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--polish", type=int, default=950, help="steps of the fourth stage")
     parser.add_argument("--focus", type=int, default=1500, help="steps of the fifth stage")
     parser.add_argument("--finish", type=int, default=1700, help="steps of the sixth stage")
-    parser.add_argument("--contexts", type=int, default=1800, help="steps of the seventh stage")
-    parser.add_argument("--settle", type=int, default=600, help="steps of the eighth stage")
+    parser.add_argument("--contexts", type=int, default=2100, help="steps of the seventh stage")
+    parser.add_argument("--settle", type=int, default=1120, help="steps of the eighth stage")
     parser.add_argument("--start", type=Path, help="folder of weights to start from, where there is no checkpoint")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and of all pictures")
     parser.add_argument("--threads", type=int, default=2, help="parts of a batch that run side by side")
