@@ -18,4 +18,14 @@ EXPECTED: dict[tuple[str, str], dict[str, float]] = {
         "digit": 0.989,
         "reading": 0.961,
     },
+    ("mini world", "b47b755701d0c18d307b94629167b82142cc7542c9ea880c10467102bbc08385"): {
+        "colour": 0.9995,
+        "shape": 0.999,
+        "place": 0.999,
+        "relation": 0.999,
+        "count": 0.973,
+        "existence": 0.9995,
+        "digit": 0.99,
+        "reading": 0.9575,
+    },
 }
