@@ -13,7 +13,8 @@ import pytest
 from tessella.bench.embedded import Embedded
 from tessella.cli.application import run
 
-BENCH = ("--methods", "hiprune,random,pool", "--keep", "1/9", "--types", "digit,shape", "--limit", 10, "--batch", 10)
+METHODS = "hiprune,divprune,random,pool"
+BENCH = ("--methods", METHODS, "--keep", "1/9", "--types", "digit,shape", "--limit", 10, "--batch", 10)
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +46,8 @@ def test_tables_and_findings_without_a_model(call, ledger, monkeypatch):
     lines = text.splitlines()
     assert lines[0] == f"mini world {Embedded.version}, mini"
     assert lines[1].split()[:4] == ["method", "keep", "accuracy", "%"]
-    assert [line.split()[0] for line in lines[2:8]][:2] == ["none", "blind"]
-    assert {line.split()[0] for line in lines[4:8]} == {"hiprune", "random", "pool", "downsample"}
+    assert [line.split()[0] for line in lines[2:9]][:2] == ["none", "blind"]
+    assert {line.split()[0] for line in lines[4:9]} == {"hiprune", "divprune", "random", "pool", "downsample"}
     assert any(re.match(r"note: keep 1/9: \w+ is first, but its lead over ", line) for line in lines)
 
 
@@ -59,8 +60,8 @@ def test_the_page_draws_what_methods_keep(call, ledger, tmp_path):
     assert "<h1>Bench: bench.db</h1>" in shown
     assert " settings. Measured by " in shown
     figures = re.findall(r"<h5>(\w+)</h5><img [^>]*webp;base64[^>]*><ul class=.fates.>.*?</figcaption>", shown)
-    assert 4 <= len(figures) <= 6
-    assert set(figures) <= {"hiprune", "random", "pool"}
+    assert 4 <= len(figures) <= 8
+    assert set(figures) <= {"hiprune", "divprune", "random", "pool"}
     assert "22 of 196 visual tokens" in shown
     assert "asked again" not in shown  # the model answers as it did in the ledger
     assert "--methods hiprune --keep 1/9 --only --task mini --types digit,shape --limit 10 --model mini" in shown
@@ -74,7 +75,7 @@ def test_as_json(call, ledger):
     [board] = told["boards"]
     assert board["types"] == ["digit", "shape"]
     assert {f["rule"] for f in board["findings"]} >= {"noise"}
-    assert len(board["commands"]) == 6
+    assert len(board["commands"]) == 7
     rows = {row["method"]: row for row in board["keeps"][0]["settings"]}
     assert rows["none"]["tokens_kept"] == 196
 
