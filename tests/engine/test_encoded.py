@@ -31,8 +31,11 @@ def encoded_alone(name: str, pipelines: list[str]) -> tuple[list[dict[str, Any]]
     family, model = tiny_family(name), tiny_model(tiny_family(name))
     size = family.sizes[0]
     both = family.inputs([(size,), (size,)], text_length=4)
-    pictures = split(encode_once(model, both, pipelines)["image"], 2)
-    assert pictures is not None
+    output = encode_once(model, both, pipelines)["image"]
+    pictures = split(output, 2)
+    if pictures is None:
+        assert len(output.pooler_output) > 2
+        pytest.skip(f"in this transformers an entry of {name}'s output is a tile, so that pictures are not told apart")
     return [family.inputs([(size,)], text_length=4, first_row=n) for n in (0, 1)], pictures
 
 
