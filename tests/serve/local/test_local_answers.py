@@ -338,3 +338,23 @@ def test_families_whose_caches_forget_count_otherwise_or_see_on(name: str, tmp_p
                 assert text_of(mine) == text_of(second) == wanted
 
     run(main())
+
+
+def test_whoever_asks_from_a_loop_that_is_gone_does_no_harm(endless: Source, examples: list[Example]) -> None:
+    answerer = LocalAnswerer(WorkerSettings(source=endless))
+
+    async def begin() -> None:
+        await answerer.start()
+        answers = answerer.answer(question(answerer, examples[0], max_tokens=1500))
+        assert isinstance(await anext(answers), Reading)
+        left.append(answers)
+
+    async def again() -> None:
+        assert text_of(await events(answerer, question(answerer, examples[0], max_tokens=4))) == "YLBF"
+        await answerer.stop(0.0)
+
+    left: list[Any] = []
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(begin())
+    loop.close()
+    run(again())

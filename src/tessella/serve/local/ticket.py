@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass, field
 
@@ -26,7 +27,8 @@ class Ticket:
 
     def tell(self, event: Answered) -> None:
         if not self.left:
-            self.loop.call_soon_threadsafe(self.events.put_nowait, event)
+            with contextlib.suppress(RuntimeError):  # the loop has been closed, so nobody waits
+                self.loop.call_soon_threadsafe(self.events.put_nowait, event)
 
     async def next(self) -> Event:
         """The next event, or what went wrong. Raises Late when the time is over."""
