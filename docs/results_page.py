@@ -71,6 +71,7 @@ def _how(record: dict[str, Any]) -> str:
         f"The embedded model on freshly drawn questions, 200 of each type, "
         f"{run['started_at'][:10]}, {machine}; {len(record['runs'])} sittings on one ledger (commits {commits}), which "
         f"together are\n\n    {COMMAND}\n\nand the compositions. Times in the record were taken beside other jobs.\n\n"
+        "The weights are those of commit ab95817, before the model was taught several pictures. "
         "The model has three million weights and reads pictures of 112 x 112 pixels, 196 visual tokens; it was trained "
         "on smaller ones too. What holds here need not hold for a large model on photographs; what fails here has "
         "failed on a model that answers nearly every question when it sees all tokens."
