@@ -93,7 +93,17 @@ def test_the_search_ends_with_the_best_of_what_it_tried(asked: Any, monkeypatch:
     assert fit.evidence["mean_keep_ratio"] <= 0.2501
     assert (fit.evidence["trials"], fit.evidence["trials_wanted"]) == (5, 5)
     assert fitted(asked, options={"trials": 5}) == fit
-    assert fitted(asked, options={"trials": 5}, seed=1).settings != fit.settings
+
+
+def test_another_seed_tries_other_settings_from_the_same_start(asked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[tuple[dict[str, float], float]] = []
+    search = vflowopt.search
+    monkeypatch.setattr(vflowopt, "search", lambda *args: tried.extend(found := search(*args)) or found)
+    for seed in (0, 1):
+        fitted(asked, options={"trials": 5}, seed=seed)
+    first, second = tried[:5], tried[5:]
+    assert first[0] == second[0]
+    assert first[-1][0] != second[-1][0]
 
 
 def test_likeness_is_the_cosine_of_what_the_last_token_ends_as(asked: Any) -> None:

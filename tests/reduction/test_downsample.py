@@ -142,4 +142,4 @@ def test_the_embedded_model_still_sees() -> None:
             right[text] = sum(a == item.answer for a, item in zip(given, items, strict=True))
             if text == "downsample:1/4":
                 assert (run.report.tokens_in, run.report.tokens_kept) == (40 * 196, 40 * 49)
-        assert right["downsample:1/4"] >= least > 2 * right["blind"]
+        assert right["downsample:1/4"] >= max(least, 2 * right["blind"] + 1)
