@@ -22,9 +22,12 @@ from tessella.app.demo import Example
 from tessella.app.prompting import write_parts, write_prompt
 from tessella.app.source import Source
 from tessella.core.errors import InputError, UnsupportedError
+from tessella.engine.joining import Writer
 from tessella.mini import path as mini_weights
 from tessella.serve.contract import Busy, Closing, Event, Late, Piece, Question, Reading, Sampling, Stopping
 from tessella.serve.local import LocalAnswerer
+from tessella.serve.local.prompts import Prepared, prepare
+from tessella.serve.local.reader import Reader
 from tessella.serve.settings import WorkerSettings
 from tessella.testing.families import tiny_family
 
@@ -358,3 +361,22 @@ def test_whoever_asks_from_a_loop_that_is_gone_does_no_harm(endless: Source, exa
     loop.run_until_complete(begin())
     loop.close()
     run(again())
+
+
+def test_a_picture_that_leaves_the_cache_while_others_are_read_is_read_anew(
+    mini: tuple[Any, Any], examples: list[Example]
+) -> None:
+    model, processor = mini
+
+    def asked(example: Example, pipeline: str) -> Prepared:
+        text = write_prompt(processor, "what color is the star?", 1)
+        return prepare(model, processor, Question("q", text, (example.image,), pipeline))
+
+    with Writer(model) as writer, torch.inference_mode():
+        reader = Reader(model, processor, writer, WorkerSettings())
+        a, b = (asked(example, "divprune:0.25") for example in examples[:2])
+        first = reader.read([b, a])
+        reader._pictures.limit = reader._pictures.num_bytes
+        again = reader.read([asked(examples[2], "divprune:0.2"), b, a, b])
+    wanted = torch.stack([first[0][1].logits[0], first[1][1].logits[1], first[0][1].logits[0]])  # type: ignore[union-attr]
+    torch.testing.assert_close(again[1][1].logits, wanted, rtol=1e-3, atol=1e-3)  # type: ignore[union-attr]

@@ -79,7 +79,8 @@ class Reader:
         for first in range(0, len(group), size):
             some = group[first : first + size]
             try:
-                read = self._go_on(some) if self._known(some[0]) else self._read_whole(some, *features)
+                is_known = all(self._known(one) for one in some)  # a group read before may have driven some out
+                read = self._go_on(some) if is_known else self._read_whole(some, *features)
             except TessellaError as error:
                 if len(some) > 1:
                     return out + [pair for one in group for pair in self._read_group([one], features)]
